@@ -1,0 +1,51 @@
+"""Every environment variable that packager reads, declared once.
+
+`docs/reference/environment.md` is generated from this table; no other module names a variable.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable: its name and what it does, in one sentence."""
+
+    name: str
+    text: str
+
+    def get(self, environ: Mapping[str, str] | None = None) -> str:
+        """The value, or an empty string when it is unset."""
+        return (os.environ if environ is None else environ).get(self.name, "")
+
+
+CACHE = Variable(
+    "PACKAGER_CACHE",
+    "Folder of the local stores (wheels, Debian packages, weights, layer digests); "
+    "default `$XDG_CACHE_HOME/packager`, else `~/.cache/packager`.",
+)
+OFFLINE = Variable("PACKAGER_OFFLINE", "`1` builds and loads from the local stores alone, as `--offline` does.")
+DEBIAN_MIRROR = Variable(
+    "PACKAGER_DEBIAN_MIRROR",
+    "A Debian mirror to use instead of the ones in apt's own configuration.",
+)
+REGISTRY_MIRRORS = Variable(
+    "PACKAGER_REGISTRY_MIRRORS",
+    "Comma-separated `HOST=MIRROR[/PREFIX]` pairs: where to read images of a vendor's registry from instead.",
+)
+API_KEY_FILE = Variable("PACKAGER_API_KEY_FILE", "File with one API key a line; requests must bring one of them.")
+LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
+
+ALL: tuple[Variable, ...] = (API_KEY_FILE, CACHE, DEBIAN_MIRROR, LOG_LEVEL, OFFLINE, REGISTRY_MIRRORS)
+
+
+def cache_root(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of the local stores; it need not exist yet."""
+    values = os.environ if environ is None else environ
+    if chosen := CACHE.get(values):
+        return Path(chosen)
+    if base := values.get("XDG_CACHE_HOME", ""):
+        return Path(base) / "packager"
+    return Path(values.get("HOME") or Path.home()) / ".cache" / "packager"

@@ -1,0 +1,145 @@
+"""Every error that packager raises on purpose.
+
+An error has fields, not prose: *what* is wrong, *where*, and *how to mend it*.
+Only `packager.cli` turns them into text. Foreign errors are translated at one
+border per library, with `from`.
+
+    PackagerError
+    ├── SpecError          the spec is wrong (may hold many problems)
+    ├── LockError          the lock cannot be made, read or trusted
+    │   └── DriftError     the lock no longer answers the spec
+    ├── ResolveError       a package index or Debian mirror has no answer
+    ├── FetchError         locked bytes cannot be obtained
+    ├── IntegrityError     bytes are not the bytes that were locked
+    ├── PackageError       a package folder cannot be written or read
+    ├── ImageError         an image cannot be planned, written or read
+    ├── RegistryError      a container registry refused or failed
+    ├── DockerError        a Docker Engine refused or failed
+    ├── BusyError          another packager process holds the same output
+    ├── OutputError        the result cannot be written
+    ├── LoadError          weights or engine cannot be loaded
+    └── EngineError        an engine failed while it served
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    `where` is a place a person can open: `packager.yaml:3:7`, a path, an image reference.
+    `mend` is the next thing to do, or empty when there is nothing to advise.
+    """
+
+    what: str
+    where: str = ""
+    mend: str = ""
+
+
+class PackagerError(Exception):
+    """Base of all errors raised on purpose; `code` is stable and documented."""
+
+    code: ClassVar[str] = "packager"
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.problems: tuple[Problem, ...] = (Problem(what, where, mend),)
+        super().__init__(what)
+
+    @classmethod
+    def collect(cls, problems: Iterable[Problem]) -> "PackagerError":
+        """One error that reports every problem at once, in the order given (at least one)."""
+        listed = tuple(problems)
+        first = listed[0]
+        error = cls(first.what, where=first.where, mend=first.mend)
+        error.problems = listed
+        return error
+
+    def __str__(self) -> str:
+        return "\n".join(": ".join(part for part in (p.where, p.what) if part) for p in self.problems)
+
+
+class SpecError(PackagerError):
+    """The spec is wrong. Raised once, with every problem found."""
+
+    code = "spec"
+
+
+class LockError(PackagerError):
+    """The lock cannot be made, read or trusted."""
+
+    code = "lock"
+
+
+class DriftError(LockError):
+    """The lock no longer answers the spec, and re-locking was forbidden (`--locked`)."""
+
+    code = "drift"
+
+
+class ResolveError(PackagerError):
+    """A package index or a Debian mirror has no answer for what the spec asks."""
+
+    code = "resolve"
+
+
+class FetchError(PackagerError):
+    """Locked bytes cannot be obtained (offline, gone from the mirror, refused)."""
+
+    code = "fetch"
+
+
+class IntegrityError(PackagerError):
+    """Bytes are not the bytes that were locked. Nothing was put under its final name."""
+
+    code = "integrity"
+
+
+class PackageError(PackagerError):
+    """A package folder cannot be planned, written or read."""
+
+    code = "package"
+
+
+class ImageError(PackagerError):
+    """An image cannot be planned, written or read."""
+
+    code = "image"
+
+
+class RegistryError(PackagerError):
+    """A container registry refused or failed."""
+
+    code = "registry"
+
+
+class DockerError(PackagerError):
+    """A Docker Engine refused or failed."""
+
+    code = "docker"
+
+
+class BusyError(PackagerError):
+    """Another packager process holds the same output."""
+
+    code = "busy"
+
+
+class OutputError(PackagerError):
+    """The result cannot be written where it was asked for."""
+
+    code = "output"
+
+
+class LoadError(PackagerError):
+    """Weights or engine cannot be loaded; the process must not report ready."""
+
+    code = "load"
+
+
+class EngineError(PackagerError):
+    """An engine failed while it served; the stream it belongs to must not end cleanly."""
+
+    code = "engine"

@@ -1,0 +1,128 @@
+"""The manifest: `model/manifest.json`, the only contract between host and container.
+
+The host writes it, the container reads it; both sides use this module and the standard
+library, nothing else. Field names are JSON keys. A manifest of a newer format is refused.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .digest import readable_json
+from .errors import PackageError
+
+FORMAT = 1
+MANIFEST_PATH = "model/manifest.json"
+"""Where it lies in a package; Truss copies `model/` with the model's code."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineManifest:
+    """Which adapter drives the model, and its options in the engine's own words."""
+
+    kind: str
+    version: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """One file of weights: relative POSIX path, size in bytes, hex sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsManifest:
+    """What `load()` must have on disk, byte for byte, before the engine starts.
+
+    `ship` is `in_image` (the files lie in the package's `data/` folder) or `on_load` (fetched from
+    `source` into the local store). `entry` is the file or folder, relative to the weights' root,
+    that the engine opens (`.` for the folder itself).
+    """
+
+    source: str
+    revision: str
+    ship: str
+    entry: str
+    files: tuple[WeightsFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingManifest:
+    """How requests are admitted. Counts are requests, `drain_seconds` is seconds."""
+
+    server: str
+    api: str
+    port: int
+    max_concurrency: int
+    max_queue: int
+    drain_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One packaged model. `chat_template` is a path beside the manifest, or None."""
+
+    name: str
+    packager: str
+    engine: EngineManifest
+    weights: WeightsManifest | None
+    serving: ServingManifest
+    chat_template: str | None = None
+
+    def to_bytes(self) -> bytes:
+        """The JSON file's bytes: a pure function of the fields."""
+        return readable_json({"format": FORMAT, **asdict(self)})
+
+
+def read_manifest(package: Path) -> Manifest:
+    """The manifest of the package folder `package`.
+
+    Raises PackageError when it is missing, no JSON, of another format, or a field is off.
+    """
+    path = package / MANIFEST_PATH
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        mend = "give the folder that `packager build` wrote, for example dist/NAME"
+        raise PackageError("this folder is not a package: it has no manifest", where=str(path), mend=mend) from None
+    except ValueError as error:
+        raise PackageError(
+            f"the manifest is not JSON: {error}", where=str(path), mend="build the package again"
+        ) from error
+    return parse_manifest(value, where=str(path))
+
+
+def parse_manifest(value: Any, *, where: str) -> Manifest:
+    """A manifest from decoded JSON; `where` names its file in errors."""
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        raise PackageError(
+            f"the manifest has format {found!r}; this runtime reads format {FORMAT}",
+            where=where,
+            mend="build the package again with the packager that runs it",
+        )
+    try:
+        weights = value["weights"]
+        return Manifest(
+            name=value["name"],
+            packager=value["packager"],
+            engine=EngineManifest(**value["engine"]),
+            weights=None if weights is None else _weights(weights),
+            serving=ServingManifest(**value["serving"]),
+            chat_template=value["chat_template"],
+        )
+    except (KeyError, TypeError) as error:
+        raise PackageError(
+            f"the manifest is incomplete: {error}", where=where, mend="build the package again"
+        ) from error
+
+
+def _weights(value: Mapping[str, Any]) -> WeightsManifest:
+    plain = {field.name: value[field.name] for field in fields(WeightsManifest) if field.name != "files"}
+    return WeightsManifest(**plain, files=tuple(WeightsFile(**file) for file in value["files"]))

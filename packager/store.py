@@ -1,0 +1,143 @@
+"""The content-addressed store: files under the sha256 of their bytes, and memos about them.
+
+Shared by every package and process on a machine. A file appears under its final name only
+after its bytes were hashed and fsynced, by an atomic rename; so a reader needs no lock and
+a kill -9 leaves at most a stray temporary file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .digest import CHUNK
+from .errors import IntegrityError
+
+_READ_ONLY = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that is in the store: its hex sha256, its size in bytes and where it lies."""
+
+    sha256: str
+    size: int
+    path: Path
+
+
+class Store:
+    """Files by sha256 under `root/sha256/ab/abcd...`; memos under `root/memo/KIND/KEY.json`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with this hex digest lies, or would lie."""
+        return self.root / "sha256" / sha256[:2] / sha256
+
+    def find(self, sha256: str, size: int | None = None) -> StoredFile | None:
+        """The file with this digest, or None when the store lacks it or its size is not `size`."""
+        path = self.path(sha256)
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            return None
+        if size is not None and found != size:
+            return None
+        return StoredFile(sha256, found, path)
+
+    def add(self, source: Path, *, sha256: str | None = None) -> StoredFile:
+        """Copy the file at `source` in, hashing what is copied; `sha256` is what it must be.
+
+        Raises IntegrityError when the bytes are others; the store is then unchanged.
+        """
+        with source.open("rb", buffering=0) as file:
+            return self.put(iter(lambda: file.read(CHUNK), b""), sha256=sha256, name=str(source))
+
+    def put(self, chunks: Iterable[bytes], *, sha256: str | None = None, name: str = "stream") -> StoredFile:
+        """Write `chunks` under their digest; `sha256` is what it must be, `name` is for the error."""
+        staging = self.root / "tmp"
+        staging.mkdir(parents=True, exist_ok=True)
+        hasher, size = hashlib.sha256(), 0
+        descriptor, temporary = tempfile.mkstemp(dir=staging)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    size += file.write(chunk)
+                file.flush()
+                os.fchmod(file.fileno(), _READ_ONLY)
+                os.fsync(file.fileno())
+            found = hasher.hexdigest()
+            if sha256 is not None and found != sha256:
+                raise IntegrityError(
+                    f"the bytes have sha256 {found}, not the locked {sha256}",
+                    where=name,
+                    mend="run `packager lock` if the change is wanted; else restore the file",
+                )
+            final = self.path(found)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            Path(temporary).replace(final)
+            sync_folder(final.parent)
+        finally:
+            with suppress(FileNotFoundError):
+                Path(temporary).unlink()
+        return StoredFile(found, size, final)
+
+    def recall(self, kind: str, key: str) -> Any | None:
+        """The memo remembered under `kind` and `key` (both plain file names), or None.
+
+        A memo is a cache: a missing or unreadable one is the same as none.
+        """
+        try:
+            return json.loads(self._memo(kind, key).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def remember(self, kind: str, key: str, value: Any) -> None:
+        """Remember a JSON value; last writer wins, no reader ever sees half of it."""
+        path = self._memo(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(value).encode())
+
+    def _memo(self, kind: str, key: str) -> Path:
+        return self.root / "memo" / kind / f"{key}.json"
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file at `path` by `data`: after a crash it holds the old bytes or the new."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        sync_folder(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give the bytes at `source` a second name, without copying where the file system allows it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
