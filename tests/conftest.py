@@ -1,0 +1,103 @@
+"""Fixtures that more than one folder of tests needs.
+
+Outside services come from the environment (`.ci/run` starts them); without them a test is skipped
+with the reason. With PACKAGER_TEST_STRICT=1, as in `.ci/run`, a missing service is a failure.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `from fakes.x import y` from any test
+
+STRICT = os.environ.get("PACKAGER_TEST_STRICT") == "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the expected files from what is produced now"
+    )
+
+
+def missing(reason: str) -> None:
+    """Skip, or fail where nothing may be skipped."""
+    if STRICT:
+        pytest.fail(f"not available, and PACKAGER_TEST_STRICT=1 forbids skipping: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One PACKAGER_CACHE for all tests that fetch, so that nothing is fetched twice.
+
+    `.ci/run` and `make test` name a folder that outlives the session; else it is temporary.
+    """
+    chosen = os.environ.get("PACKAGER_TEST_CACHE")
+    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("cache")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def docker_socket() -> str:
+    """Path of the socket of a Docker Engine that answers."""
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    path = host.removeprefix("unix://")
+    if host == path or not Path(path).exists():
+        missing("no Docker Engine: DOCKER_HOST names no Unix socket that exists (.ci/run starts one)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`127.0.0.1:PORT` of a real, empty container registry (Debian's docker-registry)."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        missing("no docker-registry on PATH (Debian package docker-registry; .ci/run installs it)")
+    folder = tmp_path_factory.mktemp("registry")
+    port = free_port()
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
+    try:
+        wait_for_port(port, process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+        log.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 30) -> None:
+    """Until something listens on loopback `port`; fails when the process ends first."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the server on port {port} ended with {process.returncode} before it listened")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"nothing listens on port {port} after {seconds} s")
