@@ -97,14 +97,18 @@ class Store:
         """
         try:
             return json.loads(self._memo(kind, key).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
 
     def remember(self, kind: str, key: str, value: Any) -> None:
-        """Remember a JSON value; last writer wins, no reader ever sees half of it."""
+        """Remember a JSON value; last writer wins, no reader ever sees half of it.
+
+        A store that cannot be written (a read-only volume) remembers nothing.
+        """
         path = self._memo(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(value).encode())
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(value).encode())
 
     def _memo(self, kind: str, key: str) -> Path:
         return self.root / "memo" / kind / f"{key}.json"

@@ -1,0 +1,53 @@
+"""`file://`: weights that lie on this machine, or on a volume that is mounted into it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..digest import CHUNK
+from ..errors import LoadError
+from .source import SourceFile
+
+
+class FileSource:
+    """One file, or a folder of files, on a local path.
+
+    A folder is walked in sorted order; links are refused because what they point to is not
+    covered by the listing.
+    """
+
+    revision = ""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def uri(self) -> str:
+        return f"file://{self._path}"
+
+    def inventory(self) -> tuple[SourceFile, ...]:
+        if self._path.is_file():
+            return (SourceFile(self._path.name, self._path.stat().st_size),)
+        if not self._path.is_dir():
+            raise LoadError(
+                "there are no weights here",
+                where=str(self._path),
+                mend="check `weights.source`; a relative path starts at the spec's folder",
+            )
+        found = []
+        for path in sorted(self._path.rglob("*")):
+            name = path.relative_to(self._path).as_posix()
+            if path.is_symlink():
+                raise LoadError("a link stands among the weights", where=str(path), mend="put the file itself there")
+            if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
+                found.append(SourceFile(name, path.stat().st_size))
+        return tuple(sorted(found, key=lambda file: file.path))
+
+    def open(self, path: str, *, start: int = 0) -> Iterator[bytes]:
+        target = self._path if self._path.is_file() else self._path / path
+        try:
+            with target.open("rb", buffering=0) as file:
+                file.seek(start)
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except OSError as error:
+            raise LoadError(f"the weights cannot be read: {error.strerror}", where=str(target)) from error

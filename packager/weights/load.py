@@ -1,0 +1,119 @@
+"""Weights on disk, verified: what `load()` does before an engine starts.
+
+Every byte is hashed against the manifest once. A file that was verified is not hashed again
+while its size, inode and times stay as they were.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..digest import CHUNK, canonical_json, sha256_hex
+from ..errors import IntegrityError, LoadError
+from ..manifest import Manifest, WeightsFile, WeightsManifest
+from ..store import Store
+from .schemes import open_source
+
+OnBytes = Callable[[str, int, int], None]
+"""Progress: title, bytes done, bytes in total."""
+
+DATA_FOLDER = "data"
+"""Where a package that ships its weights keeps them; Truss copies the same folder."""
+
+
+def ensure_weights(manifest: Manifest, package: Path, store: Store, *, on_bytes: OnBytes | None = None) -> Path:
+    """The folder that holds the manifest's weights, every file verified. Blocks.
+
+    Returns `package` itself for an engine without weights. Raises LoadError when a file is
+    missing or cannot be had, IntegrityError when bytes differ from the manifest.
+    """
+    weights = manifest.weights
+    if weights is None:
+        return package
+    if weights.ship == "in_image":
+        root = package / DATA_FOLDER
+        for file in weights.files:
+            verify_file(root / file.path, file, store, on_bytes)
+        return root
+    for file in weights.files:
+        _fetch(weights, file, store, on_bytes)
+    return _tree(weights, store)
+
+
+def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes | None = None) -> None:
+    """Check that `path` holds exactly the bytes of `file`; remembers the outcome by inode and times."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise LoadError(
+            f"{file.path} is missing: {error.strerror}", where=str(path), mend="build the package again"
+        ) from error
+    if status.st_size != file.size:
+        raise _differs(path, f"it has {status.st_size} bytes, the manifest says {file.size}")
+    key = sha256_hex(os.fsencode(path.resolve()))
+    seen = [file.sha256, status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    if store.recall("verified", key) == seen:
+        return
+    hasher, done = hashlib.sha256(), 0
+    for chunk in _read(path):
+        hasher.update(chunk)
+        done += len(chunk)
+        if on_bytes is not None:
+            on_bytes(f"verify {file.path}", done, file.size)
+    if hasher.hexdigest() != file.sha256:
+        raise _differs(path, f"its sha256 is {hasher.hexdigest()}, the manifest says {file.sha256}")
+    store.remember("verified", key, seen)
+
+
+def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: OnBytes | None) -> None:
+    if store.find(file.sha256, file.size) is not None:
+        return
+    chunks = open_source(weights.source).open(file.path)
+    store.put(_counted(chunks, file, on_bytes), sha256=file.sha256, name=f"{weights.source}/{file.path}")
+
+
+def _counted(chunks: Iterator[bytes], file: WeightsFile, on_bytes: OnBytes | None) -> Iterator[bytes]:
+    done = 0
+    for chunk in chunks:
+        done += len(chunk)
+        if on_bytes is not None:
+            on_bytes(f"fetch {file.path}", done, file.size)
+        yield chunk
+
+
+def _tree(weights: WeightsManifest, store: Store) -> Path:
+    """A folder with the files under their own names, as links into the store; made once, atomically."""
+    identity = sha256_hex(canonical_json([[file.path, file.sha256] for file in weights.files]))
+    final = store.root / "trees" / identity
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
+    try:
+        for file in weights.files:
+            link = staging / file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(store.path(file.sha256))
+        staging.chmod(0o755)
+        staging.rename(final)
+    except OSError as error:
+        if not final.is_dir():  # another process may have finished the same tree first
+            raise LoadError(f"the weights cannot be laid out: {error.strerror}", where=str(final)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return final
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _differs(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"the weights are not what was packaged: {why}", where=str(path), mend="build the package again"
+    )
