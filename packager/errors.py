@@ -18,7 +18,11 @@ border per library, with `from`.
     ├── BusyError          another packager process holds the same output
     ├── OutputError        the result cannot be written
     ├── LoadError          weights or engine cannot be loaded
-    └── EngineError        an engine failed while it served
+    ├── EngineError        an engine failed while it served
+    ├── RequestError       a request asks what the model does not do
+    │   └── ContextLengthError  the prompt is longer than the context
+    └── UnavailableError   no request is taken now: loading, draining, dead
+        └── OverloadedError     as many run and wait as may
 """
 
 from collections.abc import Iterable
@@ -143,3 +147,28 @@ class EngineError(PackagerError):
     """An engine failed while it served; the stream it belongs to must not end cleanly."""
 
     code = "engine"
+
+
+class RequestError(PackagerError):
+    """A request asks what the model does not do; `where` is the parameter's name."""
+
+    code = "invalid_request"
+
+
+class ContextLengthError(RequestError):
+    """The prompt is longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class UnavailableError(PackagerError):
+    """No request is taken now: the model is loading, draining or dead."""
+
+    code = "unavailable"
+
+
+class OverloadedError(UnavailableError):
+    """As many requests run and wait as the package allows; try again after `retry_after` seconds."""
+
+    code = "overloaded"
+    retry_after: ClassVar[int] = 1
