@@ -1,0 +1,35 @@
+# Each target sets up what it needs: Python 3.11 or newer and a package index are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format bench docs requirements core dev clean
+
+demo: core  ## build examples/hello, serve it with bentoml, stream an answer
+	@$(BIN)/python examples/demo.py
+
+test: dev lint  ## every test this machine can run; says what it skipped and why
+	@$(BIN)/python -m pytest
+
+lint: dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python docs/generate.py --check
+
+format: dev
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+bench: dev  ## the numbers of README and docs, as ratios in one run
+	$(BIN)/python benchmarks/build.py
+
+docs: dev  ## regenerate docs/reference
+	$(BIN)/python docs/generate.py --write
+
+core dev:
+	@$(PYTHON) .ci/bootstrap.py $@
+
+requirements: dev  ## pin again what requirements/*.in ask for
+	@$(BIN)/python .ci/pin.py
+
+clean:
+	rm -rf .venv .venv-* dist build
