@@ -1,0 +1,31 @@
+"""What the user says: the spec, read strictly, with every problem at its line."""
+
+from .engine import EchoSpec, EngineSpec, LlamaCppSpec
+from .hardware import HardwareSpec
+from .image import BaseSpec, DebianBase, ImageSpec, LayoutBase, RegistryBase
+from .load import SPEC_NAME, SpecFile, load_spec
+from .model import ModelSpec, Quantization, dump_spec
+from .schema import json_schema
+from .serving import ServingSpec
+from .weights import WeightsSpec
+
+__all__ = [
+    "SPEC_NAME",
+    "BaseSpec",
+    "DebianBase",
+    "EchoSpec",
+    "EngineSpec",
+    "HardwareSpec",
+    "ImageSpec",
+    "LayoutBase",
+    "LlamaCppSpec",
+    "ModelSpec",
+    "Quantization",
+    "RegistryBase",
+    "ServingSpec",
+    "SpecFile",
+    "WeightsSpec",
+    "dump_spec",
+    "json_schema",
+    "load_spec",
+]
