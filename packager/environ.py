@@ -37,8 +37,30 @@ REGISTRY_MIRRORS = Variable(
 )
 API_KEY_FILE = Variable("PACKAGER_API_KEY_FILE", "File with one API key a line; requests must bring one of them.")
 LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
+# uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
+SSL_CERT_FILE = Variable("SSL_CERT_FILE", "Certificates to trust for Python package indexes; default pip's `cert`.")
+UV_DEFAULT_INDEX = Variable("UV_DEFAULT_INDEX", "uv's package index; pip uses it too unless it has its own.")
+UV_INDEX_URL = Variable("UV_INDEX_URL", "The older name of `UV_DEFAULT_INDEX`.")
+UV_INDEX = Variable("UV_INDEX", "uv's further package indexes; pip uses them too unless it has its own.")
+UV_EXTRA_INDEX_URL = Variable("UV_EXTRA_INDEX_URL", "The older name of `UV_INDEX`.")
+UV_FIND_LINKS = Variable("UV_FIND_LINKS", "uv's folders of wheels; pip uses them too unless it has its own.")
+UV_NO_INDEX = Variable("UV_NO_INDEX", "Set: uv asks no package index, and neither does pip.")
 
-ALL: tuple[Variable, ...] = (API_KEY_FILE, CACHE, DEBIAN_MIRROR, LOG_LEVEL, OFFLINE, REGISTRY_MIRRORS)
+ALL: tuple[Variable, ...] = (
+    API_KEY_FILE,
+    CACHE,
+    DEBIAN_MIRROR,
+    LOG_LEVEL,
+    OFFLINE,
+    REGISTRY_MIRRORS,
+    SSL_CERT_FILE,
+    UV_DEFAULT_INDEX,
+    UV_EXTRA_INDEX_URL,
+    UV_FIND_LINKS,
+    UV_INDEX,
+    UV_INDEX_URL,
+    UV_NO_INDEX,
+)
 
 
 def cache_root(environ: Mapping[str, str] | None = None) -> Path:
