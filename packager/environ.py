@@ -44,7 +44,6 @@ UV_INDEX_URL = Variable("UV_INDEX_URL", "The older name of `UV_DEFAULT_INDEX`.")
 UV_INDEX = Variable("UV_INDEX", "uv's further package indexes; pip uses them too unless it has its own.")
 UV_EXTRA_INDEX_URL = Variable("UV_EXTRA_INDEX_URL", "The older name of `UV_INDEX`.")
 UV_FIND_LINKS = Variable("UV_FIND_LINKS", "uv's folders of wheels; pip uses them too unless it has its own.")
-UV_NO_INDEX = Variable("UV_NO_INDEX", "Set: uv asks no package index, and neither does pip.")
 
 ALL: tuple[Variable, ...] = (
     API_KEY_FILE,
@@ -59,7 +58,6 @@ ALL: tuple[Variable, ...] = (
     UV_FIND_LINKS,
     UV_INDEX,
     UV_INDEX_URL,
-    UV_NO_INDEX,
 )
 
 
