@@ -60,8 +60,13 @@ class Grammar:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         found = dict(handler(schema))
         if self.pattern != ".*":
-            found["pattern"] = f"^(?:{self.pattern})$"
+            found["pattern"] = self.schema_pattern
         return {**found, "maxLength": self.limit}
+
+    @property
+    def schema_pattern(self) -> str:
+        """The pattern as JSON schema reads it: it searches, so the ends are marked."""
+        return f"^(?:{self.pattern})$"
 
     def validate(self, text: str) -> str:
         """`text` itself, or PydanticCustomError."""
@@ -89,7 +94,7 @@ def _tuple(value: Any) -> Any:
 
 
 # YAML has lists, frozen models hold tuples; strict mode converts neither. Sets stay refused: they have no order.
-AsTuple = BeforeValidator(_tuple, json_schema_input_type=list[Any])
+AsTuple = BeforeValidator(_tuple)
 
 Line = Annotated[str, Grammar()]
 """Any text on one line."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from .grammar import AsTuple, Grammar, Line, Strict, problem, quoted
 
@@ -34,8 +35,15 @@ Reference = Annotated[
     ),
 ]
 DebianName = Annotated[str, Grammar(r"[a-z0-9][a-z0-9+.-]+", "a Debian package name, without version or options", 128)]
-EnvName = Annotated[str, Grammar(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and `_`", 128)]
-LabelName = Annotated[str, Grammar(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", "a label name", 128)]
+_ENV_NAME = Grammar(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and `_`", 128)
+_LABEL_NAME = Grammar(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", "a label name", 128)
+EnvName = Annotated[str, _ENV_NAME]
+LabelName = Annotated[str, _LABEL_NAME]
+
+
+def _named(grammar: Grammar) -> JsonDict:
+    # pydantic leaves the keys' form out of its schema.
+    return {"propertyNames": {"pattern": grammar.schema_pattern, "maxLength": grammar.limit}}
 
 
 def _requirement(text: str) -> None:
@@ -81,7 +89,7 @@ BaseSpec = Annotated[DebianBase | RegistryBase | LayoutBase, Field(discriminator
 
 
 class ImageSpec(Strict):
-    """The container image."""
+    """What the image is called, what it stands on, and what it holds besides engine and model."""
 
     repository: Repository | None = None
     """Registry and path the image's name is put under: the image is REPOSITORY/NAME:TAG."""
@@ -95,7 +103,7 @@ class ImageSpec(Strict):
         tuple[Annotated[str, Grammar(r".+", "a requirement", 512, check=_requirement)], ...], AsTuple
     ] = ()
     """Python requirements to add (PEP 508, no addresses, no options); the lock pins their wheels."""
-    env: Mapping[EnvName, Line] = Field(default_factory=dict)
+    env: Mapping[EnvName, Line] = Field(default_factory=dict, json_schema_extra=_named(_ENV_NAME))
     """Environment variables of the container. They are readable by everyone who has the image: no secrets here."""
-    labels: Mapping[LabelName, Line] = Field(default_factory=dict)
+    labels: Mapping[LabelName, Line] = Field(default_factory=dict, json_schema_extra=_named(_LABEL_NAME))
     """Labels of the image."""

@@ -293,6 +293,9 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "could not find expected ':'": ("a key without a colon", "write `key: value`"),
     "found unexpected end of stream": ("the file ends inside a quoted text", "close the quote"),
+    "expected ',' or '}'": ("a comma or a closing `}` is missing before this place", "close what is open"),
+    "expected ',' or ']'": ("a comma or a closing `]` is missing before this place", "close what is open"),
+    "expected the node content": ("a value is missing here", "write a value, or close what is open"),
     "found duplicate anchor": ("anchors and aliases (`&` and `*`) are not allowed", "write the value out"),
 }
 _BLOCK_ENDS = "expected <block end>"
