@@ -34,7 +34,12 @@ def machine(facts: BaseFacts) -> str:
 
 
 def uv_platform(facts: BaseFacts) -> str:
-    """The `--python-platform` of uv that covers the image."""
+    """The `--python-platform` of uv that covers the image: `x86_64-manylinux_2_36`."""
+    return f"{machine(facts)}-{best_platform(facts).removesuffix('_' + machine(facts))}"
+
+
+def best_platform(facts: BaseFacts) -> str:
+    """The first platform tag that uv looks for: `manylinux_2_36_x86_64`."""
     minor = _glibc_minor(facts)
     known = [name for name in _UV_GLIBC if name <= minor]
     if not known:
@@ -42,7 +47,7 @@ def uv_platform(facts: BaseFacts) -> str:
             f"the base has glibc {facts.glibc}; wheels need 2.{_UV_GLIBC[0]} or newer",
             mend="use a newer base",
         )
-    return f"{machine(facts)}-manylinux_2_{known[-1]}"
+    return f"manylinux_2_{known[-1]}_{machine(facts)}"
 
 
 def platforms(facts: BaseFacts) -> tuple[str, ...]:

@@ -1,0 +1,92 @@
+"""What uv says when it fails, as one error with a cause and a next step."""
+
+import re
+from collections.abc import Mapping
+
+from packaging.utils import canonicalize_name
+
+from ..errors import ResolveError
+from .index import hide_secrets
+
+_NETWORK = re.compile(r"Request failed|Failed to fetch|error sending request|dns error|Connection refused|timed out")
+_REFUSED = re.compile(r"status client error \((401|403)|unauthorized|forbidden", re.IGNORECASE)
+_UNKNOWN = re.compile(r"([\w.-]+) was not found in the (?:package registry|provided package locations)")
+_PLATFORMS = re.compile(r"Wheels are available for `([^`]+)` \(v?([^)]+)\) on the following platforms?: (.+)")
+_PYTHONS = re.compile(r"only found wheels for `([^`]+)` \(v?([^)]+)\) with the following Python(?: ABI)? tags?: (.+)")
+_SOURCE = re.compile(r"Wheels are required for `([^`]+)` because building from source is disabled")
+_PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([^\s,]+)")
+_LONGEST_REASON = 1200
+
+
+def explain(stderr: str, target: str, installed: Mapping[str, str]) -> ResolveError:
+    """The ResolveError for uv's `stderr`.
+
+    `target` describes the interpreter and platform; `installed` is what the base already has.
+    """
+    text = hide_secrets(stderr)
+    reason = _reason(text)
+    if _REFUSED.search(text):
+        return ResolveError(
+            f"the package index refused: {_last_cause(text)}",
+            mend="check the index's credentials (in its URL, in .netrc or in a keyring)",
+        )
+    if _NETWORK.search(text):
+        return ResolveError(
+            f"the package index cannot be reached: {_last_cause(text)}",
+            mend="check the network and the index that pip or uv is configured with (`python -m pip config list`)",
+        )
+    if found := _UNKNOWN.search(text):
+        return ResolveError(
+            f"no configured package index has {found[1]}",
+            where=found[1],
+            mend="check its spelling, or configure the index that has it (PIP_EXTRA_INDEX_URL)",
+        )
+    return _no_wheel(text, target) or _unsatisfiable(reason, installed)
+
+
+def _no_wheel(text: str, target: str) -> ResolveError | None:
+    found = _PLATFORMS.search(text) or _PYTHONS.search(text)
+    if found:
+        tags = ", ".join(sorted(set(re.findall(r"`([^`]+)`", found[3]))))
+        return ResolveError(
+            f"{found[1]} {found[2]} has no wheel for {target}; it has wheels for: {tags}",
+            where=found[1],
+            mend="pin a version that has one, or choose a base that one of these fits",
+        )
+    if found := _SOURCE.search(text):
+        name = found[1]
+        return ResolveError(
+            f"{name} is published as source only; images take wheels",
+            where=name,
+            mend=f"build it once with `pip wheel {name}` and name the folder in PIP_FIND_LINKS",
+        )
+    return None
+
+
+def _unsatisfiable(reason: str, installed: Mapping[str, str]) -> ResolveError:
+    pinned = {(canonicalize_name(name), version.rstrip(".")) for name, version in _PIN.findall(reason)}
+    clashes = [f"{name} {version}" for name, version in sorted(installed.items()) if (name, version) in pinned]
+    if clashes:
+        return ResolveError(
+            f"the base already has {', '.join(clashes)}, which the requirements do not allow: {reason}",
+            mend="choose a base with a version that fits, or requirements that accept what the base has",
+        )
+    return ResolveError(f"the requirements cannot be met: {reason}", mend="relax one of the requirements named above")
+
+
+def _reason(text: str) -> str:
+    """The chain of causes on one line, without uv's headings, drawing and hints."""
+    body = text.partition("\nhint:")[0]
+    lines = [line.strip(" \t│") for line in body.splitlines() if not line.startswith("warning:")]
+    joined = " ".join(line for line in lines if line)
+    start = joined.find("Because ")
+    joined = joined[start:] if start >= 0 else joined.removeprefix("error: ")
+    return joined if len(joined) <= _LONGEST_REASON else joined[:_LONGEST_REASON] + " ..."
+
+
+def _last_cause(text: str) -> str:
+    """The place and the innermost cause of a network failure."""
+    causes = re.findall(r"(?:cause:|Caused by:)\s*(.+)", text)
+    if not causes:
+        return _reason(text)
+    return causes[0] if len(causes) == 1 else f"{causes[0]}: {causes[-1]}"

@@ -1,0 +1,142 @@
+"""Fetch locked wheels into the store, by name and hash, from whatever index the user configured."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..digest import CHUNK
+from ..errors import FetchError
+from ..facts import BaseFacts
+from ..store import Store
+from .command import Runner, kill_running, run_command
+from .index import configured_clients
+from .pip import download
+from .wheel import Wheel
+
+_AT_ONCE = 4  # pip processes: more only queue at the index
+_BATCH_BYTES = 24_000_000
+_BATCH_WHEELS = 8  # few enough that an interrupted fetch keeps most of what it had
+_LOOK_SECONDS = 0.25
+_NAMED = 5
+
+OnBytes = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    wheels: tuple[Wheel, ...]
+    folder: Path
+
+
+def fetch_wheels(
+    wheels: Sequence[Wheel],
+    store: Store,
+    *,
+    facts: BaseFacts,
+    run: Runner = run_command,
+    offline: bool = False,
+    on_bytes: OnBytes | None = None,
+) -> dict[str, Path]:
+    """Where each wheel lies in the store, by sha256; what the store lacks is fetched first.
+
+    `on_bytes(file, have, size)` is told, in this thread, of every file that grows. Wheels fetched
+    before a failure or an interruption stay in the store. Raises FetchError when a wheel cannot be had,
+    IntegrityError when its bytes are not the locked ones.
+    """
+    missing = {wheel.sha256: wheel for wheel in wheels if store.find(wheel.sha256, wheel.size) is None}
+    if missing and offline:
+        raise _offline(list(missing.values()))
+    if missing:
+        staging = store.root / "tmp"
+        staging.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=staging, prefix="wheels-") as folder:
+            pip_env = configured_clients(run).pip_env
+            batches = _batches(list(missing.values()), Path(folder))
+            _fetch_all(batches, lambda batch: _fetch(batch, store, facts, run, pip_env), on_bytes)
+    return {wheel.sha256: store.path(wheel.sha256) for wheel in wheels}
+
+
+def _batches(wheels: Sequence[Wheel], folder: Path) -> list[_Batch]:
+    """Largest first, so that the last to finish is a small one."""
+    groups: list[list[Wheel]] = [[]]
+    for wheel in sorted(wheels, key=lambda wheel: (-wheel.size, wheel.name)):
+        full = len(groups[-1]) == _BATCH_WHEELS or sum(w.size for w in groups[-1]) + wheel.size > _BATCH_BYTES
+        if groups[-1] and full:
+            groups.append([])
+        groups[-1].append(wheel)
+    return [_Batch(tuple(group), folder / str(number)) for number, group in enumerate(groups)]
+
+
+def _fetch_all(batches: Sequence[_Batch], fetch: Callable[[_Batch], None], on_bytes: OnBytes | None) -> None:
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels")
+    try:
+        futures = {pool.submit(fetch, batch): batch for batch in batches}
+        pending: set[Future[None]] = set(futures)
+        failures: list[Future[None]] = []
+        while pending:
+            done, pending = wait(pending, timeout=_LOOK_SECONDS)
+            failures += [future for future in done if not future.cancelled() and future.exception()]
+            if failures:
+                for future in pending:
+                    future.cancel()
+            if on_bytes is not None:
+                _report(futures, done, pending, on_bytes)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kill_running()
+        raise
+    finally:
+        pool.shutdown(wait=True)
+    if failures:
+        failures[0].result()
+
+
+def _report(
+    futures: Mapping[Future[None], _Batch], done: set[Future[None]], pending: set[Future[None]], on_bytes: OnBytes
+) -> None:
+    for future in done:
+        if not future.cancelled() and not future.exception():
+            for wheel in futures[future].wheels:
+                on_bytes(wheel.file, wheel.size, wheel.size)
+    for future in pending:
+        for wheel in futures[future].wheels:
+            have = max((_size(path) for path in futures[future].folder.rglob(wheel.file)), default=0)
+            if have:
+                on_bytes(wheel.file, min(have, wheel.size), wheel.size)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # pip moved it meanwhile
+        return 0
+
+
+def _fetch(batch: _Batch, store: Store, facts: BaseFacts, run: Runner, pip_env: Mapping[str, str]) -> None:
+    pins = [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in batch.wheels]
+    download(pins, batch.folder, facts, run=run, env=pip_env)
+    for wheel in batch.wheels:
+        path = batch.folder / wheel.file
+        try:
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise FetchError(
+                "pip fetched this wheel under another name than the lock's",
+                where=wheel.file,
+                mend="run `packager lock` against the index that pip is configured with",
+            ) from error
+        with file:
+            store.put(iter(lambda file=file: file.read(CHUNK), b""), sha256=wheel.sha256, name=wheel.file)
+        path.unlink()
+
+
+def _offline(missing: Sequence[Wheel]) -> FetchError:
+    files = sorted(wheel.file for wheel in missing)
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    total = sum(wheel.size for wheel in missing) / 1e6
+    return FetchError(
+        f"offline, and the store lacks {len(files)} wheels ({total:.1f} MB): {', '.join(files[:_NAMED])}{more}",
+        mend="build once without --offline, or copy a store that has them (PACKAGER_CACHE)",
+    )

@@ -1,0 +1,209 @@
+"""Resolve requirements to exact wheels for an image, or to hashed requirements for everywhere else.
+
+uv resolves; nothing of where it found a file is kept. Formats: pylock.toml
+(https://packaging.python.org/en/latest/specifications/pylock-toml/) and requirements files with hashes.
+"""
+
+import re
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.tags import Tag
+from packaging.utils import canonicalize_name
+
+from ..errors import ResolveError
+from ..facts import BaseFacts
+from .command import Completed, Runner, run_command
+from .explain import explain
+from .index import Clients, configured_clients
+from .measure import Candidate, measure
+from .tags import best_platform, best_wheel, describe, image_tags, offered_platforms, uv_platform
+from .wheel import Wheel
+
+__all__ = ["Wheel", "resolve_image", "resolve_universal"]
+
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    requirements: Sequence[str]
+    constraints: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+
+
+def resolve_image(
+    requirements: Sequence[str],
+    facts: BaseFacts,
+    *,
+    constraints: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    run: Runner = run_command,
+) -> tuple[Wheel, ...]:
+    """The closure of `requirements` for the image's interpreter and platform, sorted by name.
+
+    One wheel per distribution, the one pip would install there. What the base has installed is taken
+    as it is: it satisfies requirements at exactly its version, and neither it nor what only it needs is
+    in the result. Raises ResolveError when there is no answer: unknown names, conflicts (also with the
+    base), no wheel for the platform, an index out of reach.
+    """
+    asked = _Asked(requirements, [*constraints, *(f"{n}=={v}" for n, v in sorted(facts.installed.items()))], overrides)
+    clients = configured_clients(run)
+    with tempfile.TemporaryDirectory(prefix="packager-resolve-") as name:
+        folder = Path(name)
+        _write_stand_ins(folder / "base", facts)
+        done = _compile(
+            folder,
+            asked,
+            [
+                *("--format", "pylock.toml", "--output-file", str(folder / "pylock.image.toml")),
+                *("--python-version", facts.python, "--python-platform", uv_platform(facts)),
+                *("--find-links", str(folder / "base"), *clients.uv_options),
+            ],
+            clients,
+            run,
+        )
+        if done.returncode != 0:
+            raise explain(done.stderr, describe(facts), facts.installed)
+        lock = tomllib.loads((folder / "pylock.image.toml").read_text(encoding="utf-8"))
+        chosen = _choose(lock.get("packages", []), facts)
+        return measure(chosen, facts, folder=folder, run=run, pip_env=clients.pip_env)
+
+
+def resolve_universal(requirements: Sequence[str], *, python: str, run: Runner = run_command) -> str:
+    """`requirements.txt` for every platform and every Python from `python` (`3.11`) on.
+
+    Versions with environment markers and the sha256 of every file of each; sorted, without hosts or
+    comments, the same bytes for the same answer. Raises ResolveError as `resolve_image` does.
+    """
+    clients = configured_clients(run)
+    with tempfile.TemporaryDirectory(prefix="packager-resolve-") as name:
+        output = Path(name) / "universal.txt"
+        done = _compile(
+            Path(name),
+            _Asked(requirements),
+            [
+                *("--format", "requirements.txt", "--output-file", str(output), "--universal", "--generate-hashes"),
+                *("--no-header", "--no-annotate", "--python-version", python, *clients.uv_options),
+            ],
+            clients,
+            run,
+        )
+        if done.returncode != 0:
+            raise explain(done.stderr, f"CPython {python} and newer", {})
+        return _canonical_requirements(output.read_text(encoding="utf-8"))
+
+
+def _compile(folder: Path, asked: _Asked, options: Sequence[str], clients: Clients, run: Runner) -> Completed:
+    # uv is asked for here because only resolving needs it, and a folder of our own as the current one
+    # keeps a pyproject.toml or uv.toml of whoever builds out of the answer.
+    from uv import find_uv_bin
+
+    argv = [find_uv_bin(), "pip", "compile", "--quiet", "--no-progress", "--color", "never"]
+    argv += ["--only-binary", ":all:", "--no-python-downloads", "--python", sys.executable, *options]
+    for flag, lines in (("--constraints", asked.constraints), ("--overrides", asked.overrides)):
+        if lines:
+            argv += [flag, str(_write_requirements(folder / f"{flag[2:]}.txt", lines))]
+    argv.append(str(_write_requirements(folder / "requirements.in", asked.requirements)))
+    return run(argv, env=clients.uv_env, cwd=folder)
+
+
+def _write_requirements(path: Path, lines: Sequence[str]) -> Path:
+    """Write one requirement a line; refuses what is not one (options, files, URLs)."""
+    for line in lines:
+        try:
+            url = Requirement(line).url
+        except InvalidRequirement as error:
+            reason = str(error).splitlines()[0]
+            raise ResolveError(
+                f"not a requirement: {reason}", where=line, mend="write a name and versions, as in `torch>=2.7,<3`"
+            ) from error
+        if url or "\n" in line or "\r" in line:
+            raise ResolveError(
+                "a requirement must be a name and versions on one line: a lock holds no addresses",
+                where=line,
+                mend="put the wheel in a folder that PIP_FIND_LINKS names and require it by name",
+            )
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _write_stand_ins(folder: Path, facts: BaseFacts) -> None:
+    """A wheel without content or dependencies for each distribution of the base.
+
+    So uv can choose versions that no index has (vendors' builds) and does not follow dependencies
+    that the base has settled its own way; its explanation of a conflict names the version.
+    The best tag and a build number that no real file has: preferred over an index's file of that version.
+    """
+    folder.mkdir()
+    interpreter = "cp" + facts.python_minor.replace(".", "")
+    tag = f"{interpreter}-{interpreter}-{best_platform(facts)}"
+    for name, version in facts.installed.items():
+        stem = f"{name.replace('-', '_')}-{version.replace('-', '_')}"
+        with zipfile.ZipFile(folder / f"{stem}-999999999-{tag}.whl", "w") as archive:
+            info = f"{stem}.dist-info"
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+            archive.writestr(f"{info}/RECORD", "")
+
+
+def _choose(packages: Sequence[Mapping[str, Any]], facts: BaseFacts) -> list[Candidate]:
+    tags = image_tags(facts)
+    wanted = [package for package in packages if canonicalize_name(package["name"]) not in facts.installed]
+    return sorted((_candidate(package, tags, facts) for package in wanted), key=lambda found: found.name)
+
+
+def _candidate(package: Mapping[str, Any], tags: dict[Tag, int], facts: BaseFacts) -> Candidate:
+    name, version = canonicalize_name(package["name"]), str(package.get("version", ""))
+    wheels = {_file_name(wheel): wheel for wheel in package.get("wheels", [])}
+    file = best_wheel(wheels, tags)
+    if file is None:
+        offered = ", ".join(offered_platforms(list(wheels))) or "none"
+        raise ResolveError(
+            f"{name} {version} has no wheel for {describe(facts)}; it has wheels for: {offered}",
+            where=name,
+            mend="pin a version that has one, or choose a base that one of these fits",
+        )
+    wheel = wheels[file]
+    return Candidate(
+        name=name,
+        version=version,
+        file=file,
+        location=_location(wheel),
+        size=wheel.get("size"),
+        sha256=wheel.get("hashes", {}).get("sha256"),
+    )
+
+
+def _file_name(wheel: Mapping[str, Any]) -> str:
+    return str(wheel.get("name") or unquote(urlsplit(_location(wheel)).path).rpartition("/")[2])
+
+
+def _location(wheel: Mapping[str, Any]) -> str:
+    return str(wheel.get("url") or wheel.get("path") or "")
+
+
+def _canonical_requirements(text: str) -> str:
+    """Re-emit a hashed requirements file: entries and hashes sorted, nothing else let through."""
+    entries = []
+    for logical in text.replace("\\\n", " ").splitlines():
+        if not logical.strip() or logical.lstrip().startswith("#"):
+            continue
+        hashes = sorted(set(_HASH.findall(logical)))
+        requirement = logical.partition(" --hash=")[0].strip()
+        if not hashes or " @ " in requirement or requirement.startswith("-"):
+            raise ResolveError(
+                "the resolver gave an entry without a hash or with an address",
+                where=requirement.partition(" ")[0],
+                mend="use a package index that publishes sha256 for its files",
+            )
+        entries.append(" \\\n".join([requirement, *(f"    --hash=sha256:{digest}" for digest in hashes)]))
+    return "".join(f"{entry}\n" for entry in sorted(entries, key=lambda entry: (entry.partition("==")[0], entry)))
