@@ -1,0 +1,161 @@
+"""One request's life: it waits, runs in a slot, streams, and ends once.
+
+A task of its own reads the engine, so that the reader can fall behind by a bounded number of tokens,
+gets whatever is waiting at once, and the slot is given back when the engine has ended,
+whether or not anybody reads.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from time import monotonic
+
+from ..errors import EngineError, PackagerError
+from .admission import Ticket
+from .engine import Delta, Engine, FinishReason, GenerationRequest, Usage
+from .metrics import Metrics
+
+MOST_WAITING = 256
+"""Deltas a slow reader may fall behind before the engine's stream is no longer read."""
+ABORT_GRACE = 5.0
+"""Seconds an engine has to end an aborted stream before the stream is closed under it."""
+
+
+class Generation:
+    """A stream of Deltas with an owner. Lives on the engine's event loop."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        engine: Engine,
+        ticket: Ticket,
+        metrics: Metrics,
+        on_end: Callable[["Generation"], None],
+    ) -> None:
+        self.request = request
+        self.outcome: FinishReason | None = None
+        self.usage: Usage | None = None
+        self.queue_seconds = 0.0
+        self._engine = engine
+        self._ticket = ticket
+        self._metrics = metrics
+        self._on_end = on_end
+        self._arrived = monotonic()
+        self._last_token = 0.0
+        self._deltas: list[Delta] = []
+        self._error: PackagerError | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+        # A callback and not a `finally`: a task cancelled before its first step runs none of its code.
+        self._task.add_done_callback(self._ended)
+
+    async def batch(self) -> list[Delta]:
+        """Every Delta that waits, at least one; an empty list when the stream has ended.
+
+        Raises the stream's failure, after the Deltas that came before it.
+        """
+        await self._news.wait()
+        if self._deltas:
+            batch, self._deltas = self._deltas, []
+            if self.outcome is None and self._error is None:
+                self._news.clear()
+            self._room.set()
+            return batch
+        if self._error is not None:
+            raise self._error
+        return []
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        while batch := await self.batch():
+            for delta in batch:
+                yield delta
+
+    @property
+    def error(self) -> PackagerError | None:
+        """What ended it early, if anything did."""
+        return self._error
+
+    def abort(self) -> None:
+        """End it early, waiting or running. Idempotent; harmless after the end."""
+        if self._ending is not None or self._task.done():
+            return
+        self._room.set()
+        if self._ticket.running:
+            self._ending = asyncio.create_task(self._end())
+        else:
+            self._task.cancel()
+
+    def fail(self, error: PackagerError) -> None:
+        """End it early with an error, which the reader gets at once."""
+        if not self._task.done() and self._error is None:
+            self._error = error
+            self._news.set()
+            self.abort()
+
+    async def closed(self) -> None:
+        """Wait until the engine is done with it and the slot is free."""
+        await asyncio.wait({self._task})
+
+    async def _end(self) -> None:
+        try:
+            await self._engine.abort(self.request.id)
+            await asyncio.wait({self._task}, timeout=ABORT_GRACE)
+        finally:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        await self._ticket.granted()
+        self.queue_seconds = monotonic() - self._arrived
+        self._metrics.queue_wait.observe(self.queue_seconds)
+        async for delta in self._engine.stream(self.request):
+            self._take(delta)
+            while len(self._deltas) >= MOST_WAITING and self._ending is None:
+                self._room.clear()
+                await self._room.wait()
+        if self.usage is None:
+            raise EngineError("the engine ended the stream without saying why")
+
+    def _take(self, delta: Delta) -> None:
+        if delta.tokens:
+            self._count(delta.tokens)
+        if delta.finish_reason == "error":
+            raise EngineError("the engine ended the stream with an error")
+        if delta.finish_reason is not None:
+            self.outcome, self.usage = delta.finish_reason, delta.usage or Usage(0, 0)
+        if self._error is None and (self._ending is None or delta.finish_reason is not None):
+            self._deltas.append(delta)
+            self._news.set()
+
+    def _count(self, tokens: int) -> None:
+        now = monotonic()
+        if self._last_token:
+            self._metrics.token_gap.observe(now - self._last_token)
+        else:
+            self._metrics.first_token.observe(now - self._arrived)
+        self._last_token = now
+        self._metrics.generated_tokens += tokens
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """However it ended: the slot is free, the reader wakes, the outcome is counted."""
+        self._ticket.release()
+        failure = None if task.cancelled() else task.exception()
+        if self._error is None and failure is not None:
+            self._error = _translated(failure)
+        if self._error is not None:
+            self.outcome = "error"
+        elif self.outcome is None:
+            self.outcome = "abort"
+            self._deltas.append(Delta("", 0, "abort", self.usage or Usage(0, 0)))
+        if self.usage is not None:
+            self._metrics.prompt_tokens += self.usage.prompt_tokens
+        self._news.set()
+        self._on_end(self)
+
+
+def _translated(failure: BaseException) -> PackagerError:
+    if isinstance(failure, PackagerError):
+        return failure
+    error = EngineError(f"the engine failed: {type(failure).__name__}: {failure}")
+    error.__cause__ = failure
+    return error

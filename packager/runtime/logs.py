@@ -1,0 +1,41 @@
+"""Structured logs: one JSON object a line. Prompts and answers never enter them."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+LOG = logging.getLogger("packager.runtime")
+"""One name, whatever name the package is imported under."""
+
+
+def event(name: str, /, level: int = logging.INFO, **fields: Any) -> None:
+    """Log that `name` happened, with JSON values."""
+    if LOG.isEnabledFor(level):
+        LOG.log(level, name, extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON line: time (UTC), level, event, then the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(level: str) -> None:
+    """Send our records to standard error as JSON lines. `level` is a name; an unknown one means info."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOG.handlers[:] = [handler]
+    LOG.propagate = False
+    LOG.setLevel(logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
