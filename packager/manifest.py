@@ -6,7 +6,7 @@ library, nothing else. Field names are JSON keys. A manifest of a newer format i
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,18 @@ class ServingManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageManifest:
+    """What the image adds to the package: the container reads none of it.
+
+    `base` names where a base image is pulled from (the lock has its digest), or is empty.
+    """
+
+    base: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """One packaged model. `chat_template` is a path beside the manifest, or None."""
 
@@ -74,6 +86,7 @@ class Manifest:
     weights: WeightsManifest | None
     serving: ServingManifest
     chat_template: str | None = None
+    image: ImageManifest = field(default_factory=ImageManifest)
 
     def to_bytes(self) -> bytes:
         """The JSON file's bytes: a pure function of the fields."""
@@ -116,6 +129,7 @@ def parse_manifest(value: Any, *, where: str) -> Manifest:
             weights=None if weights is None else _weights(weights),
             serving=ServingManifest(**value["serving"]),
             chat_template=value["chat_template"],
+            image=ImageManifest(**value["image"]),
         )
     except (KeyError, TypeError) as error:
         raise PackageError(
@@ -124,5 +138,5 @@ def parse_manifest(value: Any, *, where: str) -> Manifest:
 
 
 def _weights(value: Mapping[str, Any]) -> WeightsManifest:
-    plain = {field.name: value[field.name] for field in fields(WeightsManifest) if field.name != "files"}
+    plain = {one.name: value[one.name] for one in fields(WeightsManifest) if one.name != "files"}
     return WeightsManifest(**plain, files=tuple(WeightsFile(**file) for file in value["files"]))

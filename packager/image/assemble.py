@@ -1,0 +1,89 @@
+"""Turns an image plan into an image: digests remembered or computed, bytes made only when read."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..lock.tools import Tools
+from ..oci.content import Content, DeflatedContent, FileContent, InlineContent
+from ..oci.image import Image, make_image
+from ..oci.tar import Entry
+from ..package.read import Package
+from ..wheels.fetch import fetch_wheels
+from ..wheels.read import InstalledFile, ZipMember, read_wheel
+from .base import base_image
+from .envelope import ENVELOPE
+from .layers import remembered_layer
+from .plan import ImagePlan, WeightsPlan, WheelsPlan
+
+Entries = Callable[[], Iterable[Entry]]
+
+
+def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: Path) -> Image:
+    """The image of `package`. Fetches what the store lacks; reads wheels only where no digest is remembered.
+
+    `beside` is the folder that the path of a local base starts at (the spec's).
+    Raises FetchError, IntegrityError, ImageError or RegistryError.
+    """
+    tools.stage("base")
+    base = base_image(package, tools, beside=beside)
+    tools.stage("wheels")
+    facts = package.lock.facts
+    wheels = fetch_wheels(
+        package.lock.wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
+    )
+    recipes: list[tuple[str, str | None, Entries]] = [
+        (plan_.title, plan_.key(), _wheel_entries(plan_, wheels)) for plan_ in plan.wheels
+    ]
+    recipes += [(plan_.title, plan_.key(), _weights_entries(plan_, package.folder)) for plan_ in plan.weights]
+    recipes.append(("package", None, _package_entries(plan, package.folder)))
+    tools.stage("layers")
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        # The order of layers is the plan's, whichever thread ends first.
+        layers = list(pool.map(lambda recipe: remembered_layer(*recipe, tools.store), recipes))
+    return make_image(plan.config, layers, base=base)
+
+
+def _wheel_entries(plan: WheelsPlan, paths: Mapping[str, Path]) -> Entries:
+    lost = frozenset(plan.lost)
+
+    def entries() -> Iterator[Entry]:
+        seen: set[str] = set()
+        for wheel in plan.wheels:
+            path = paths[wheel.sha256]
+            for file in read_wheel(path, plan.facts):
+                # Several wheels may bring one path with the same bytes: the first one stands for all.
+                if file.path in seen or (wheel.name, file.path) in lost:
+                    continue
+                seen.add(file.path)
+                yield Entry(file.path, mode=file.mode, content=_content(file, path))
+
+    return entries
+
+
+def _content(file: InstalledFile, wheel: Path) -> Content:
+    source = file.source
+    if not isinstance(source, ZipMember):
+        return InlineContent(source)
+    if source.method == "stored":
+        return FileContent(wheel, source.size, source.offset)
+    return DeflatedContent(wheel, source.offset, source.compressed, source.size, source.crc32)
+
+
+def _weights_entries(plan: WeightsPlan, folder: Path) -> Entries:
+    return lambda: (
+        Entry(f"{ENVELOPE.app}/data/{file.path}", content=FileContent(folder / "data" / file.path, file.size))
+        for file in plan.files
+    )
+
+
+def _package_entries(plan: ImagePlan, folder: Path) -> Entries:
+    cache = Entry(ENVELOPE.cache, "directory", 0o755, uid=ENVELOPE.user, gid=ENVELOPE.user)
+
+    def entries() -> Iterator[Entry]:
+        yield cache
+        for path in plan.package:
+            yield Entry(f"{ENVELOPE.app}/{path}", content=InlineContent((folder / path).read_bytes()))
+
+    return entries

@@ -1,0 +1,88 @@
+"""The layers below ours: a base that was locked, as an image."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from ..debian.fetch import fetch_packages
+from ..debian.rootfs import FORMAT, RootEntry, build_rootfs
+from ..digest import canonical_json, sha256_hex
+from ..errors import DriftError
+from ..lock.base import apt_state
+from ..lock.lockfile import DebianBaseLock, ImageBaseLock
+from ..lock.tools import Tools
+from ..oci.content import FileContent, InlineContent
+from ..oci.image import Image, ImageConfig, make_image
+from ..oci.layout import read_layout
+from ..oci.reference import apply_mirrors, parse_reference
+from ..oci.registry import pull_image
+from ..oci.tar import Entry
+from ..package.read import Package
+from .envelope import ENVELOPE
+from .layers import remembered_layer
+
+
+def base_image(package: Package, tools: Tools, *, beside: Path) -> Image:
+    """The base that the package's lock pins; `beside` is the folder a local layout's path starts at.
+
+    A Debian base is built from its packages (fetched when the store lacks them), an image is read as
+    manifest and configuration only: its layers are fetched when something reads them.
+    """
+    base = package.lock.base
+    if isinstance(base, DebianBaseLock):
+        return _debian(base, package, tools)
+    image = _pull(base, package, tools, beside)
+    if image.manifest_digest != base.digest:
+        raise DriftError(
+            f"the base is {image.manifest_digest}, the lock has {base.digest}",
+            where=package.manifest.image.base,
+            mend="run `packager lock` to take the new one",
+        )
+    return image
+
+
+def _pull(base: ImageBaseLock, package: Package, tools: Tools, beside: Path) -> Image:
+    architecture = package.lock.facts.architecture
+    if base.kind == "layout":
+        return read_layout(beside / package.manifest.image.base, architecture=architecture)
+    named = parse_reference(package.manifest.image.base)
+    pinned = apply_mirrors(named, tools.registry_mirrors).with_digest(base.digest)
+    return pull_image(pinned, architecture=architecture)
+
+
+def _debian(base: DebianBaseLock, package: Package, tools: Tools) -> Image:
+    identity = [ENVELOPE.layer_format, "debian", FORMAT, asdict(base.release), [one.sha256 for one in base.packages]]
+    title = f"{base.release.distribution} {base.release.suite}"
+    layer = remembered_layer(title, sha256_hex(canonical_json(identity)), _rootfs(base, tools), tools.store)
+    # No search path but the system's own: what is in the image is where Debian puts it.
+    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    return make_image(ImageConfig(architecture=package.lock.facts.architecture, env=env), [layer])
+
+
+def _rootfs(base: DebianBaseLock, tools: Tools) -> Callable[[], Iterable[Entry]]:
+    def entries() -> list[Entry]:
+        fetched = fetch_packages(
+            base.packages,
+            tools.store,
+            state=apt_state(tools),
+            mirror=tools.debian_mirror,
+            run=tools.run,
+            offline=tools.offline,
+            on_bytes=_counter(sum(one.size for one in base.packages), tools),
+        )
+        archives = {one: fetched[one.sha256] for one in base.packages}
+        return [_entry(one) for one in build_rootfs(archives, base.release, tools.store.root / "rootfs")]
+
+    return entries
+
+
+def _counter(total: int, tools: Tools) -> Callable[[int], None]:
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if tools.on_bytes is not None:
+            tools.on_bytes("Debian packages", done, total)
+
+    return count

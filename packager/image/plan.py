@@ -1,0 +1,131 @@
+"""Which layers an image has, from top to bottom of its package and lock. Pure.
+
+Order by sharing, most shared first: base, wheels (CUDA, torch, engine, small buckets), weights,
+package. So one code edit changes the last layer alone.
+"""
+
+from dataclasses import dataclass
+
+from ..digest import canonical_json, sha256_hex
+from ..facts import BaseFacts
+from ..lock.lockfile import BaseLock, Lock
+from ..manifest import Manifest, WeightsFile
+from ..oci.image import ImageConfig
+from ..package.text import serve_command
+from ..wheels.contest import Contest
+from ..wheels.group import group_wheels
+from ..wheels.resolve import Wheel
+from .envelope import ENVELOPE
+
+
+@dataclass(frozen=True, slots=True)
+class WheelsPlan:
+    """One layer of wheels; `lost` are (wheel name, path) pairs that another wheel of the layer wins."""
+
+    title: str
+    wheels: tuple[Wheel, ...]
+    lost: tuple[tuple[str, str], ...]
+    facts: BaseFacts
+
+    def key(self) -> str:
+        """Hex digest of everything the layer's bytes depend on: what its digest is remembered by."""
+        scheme = [self.facts.interpreter, self.facts.python_minor, self.facts.scripts, self.facts.site]
+        identity = [
+            ENVELOPE.layer_format,
+            "wheels",
+            scheme,
+            [w.sha256 for w in self.wheels],
+            [list(x) for x in self.lost],
+        ]
+        return sha256_hex(canonical_json(identity))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPlan:
+    """One layer of weights files, below the package's `data/`."""
+
+    title: str
+    files: tuple[WeightsFile, ...]
+
+    def key(self) -> str:
+        """Hex digest of everything the layer's bytes depend on."""
+        identity = [ENVELOPE.layer_format, "weights", ENVELOPE.app, [[file.path, file.sha256] for file in self.files]]
+        return sha256_hex(canonical_json(identity))
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """An image to be assembled. `package` lists the package's own files (weights not among them)."""
+
+    base: BaseLock
+    wheels: tuple[WheelsPlan, ...]
+    weights: tuple[WeightsPlan, ...]
+    package: tuple[str, ...]
+    config: ImageConfig
+    contests: tuple[Contest, ...]
+
+
+def plan_image(manifest: Manifest, lock: Lock, files: tuple[str, ...]) -> ImagePlan:
+    """The image of a package with this manifest, lock and list of files."""
+    return ImagePlan(
+        base=lock.base,
+        wheels=_wheels(lock),
+        weights=_weights(manifest),
+        package=tuple(path for path in files if not path.startswith("data/") and path != "Dockerfile"),
+        config=_config(manifest, lock),
+        contests=lock.contests,
+    )
+
+
+def _wheels(lock: Lock) -> tuple[WheelsPlan, ...]:
+    groups = group_wheels(
+        lock.wheels,
+        contests=lock.contests,
+        solo_bytes=ENVELOPE.solo_wheel_bytes,
+        buckets=ENVELOPE.wheel_buckets,
+    )
+    return tuple(WheelsPlan(group.title, group.wheels, _lost(group.wheels, lock), lock.facts) for group in groups)
+
+
+def _lost(wheels: tuple[Wheel, ...], lock: Lock) -> tuple[tuple[str, str], ...]:
+    """Between layers the upper one wins by itself; inside one layer the loser's file must go."""
+    names = {wheel.name for wheel in wheels}
+    pairs = {
+        (loser, contest.path)
+        for contest in lock.contests
+        for loser in contest.losers
+        if loser in names and contest.winner in names
+    }
+    return tuple(sorted(pairs))
+
+
+def _weights(manifest: Manifest) -> tuple[WeightsPlan, ...]:
+    if manifest.weights is None or manifest.weights.ship != "in_image":
+        return ()
+    files = sorted(manifest.weights.files, key=lambda file: file.path)
+    large = [file for file in files if file.size >= ENVELOPE.solo_weights_bytes]
+    small = tuple(file for file in files if file.size < ENVELOPE.solo_weights_bytes)
+    plans = [WeightsPlan(f"weights {file.path}", (file,)) for file in large]
+    if small:
+        plans.append(WeightsPlan("weights" if not large else "weights, small files", small))
+    return tuple(plans)
+
+
+def _config(manifest: Manifest, lock: Lock) -> ImageConfig:
+    env = {**dict(ENVELOPE.env), **manifest.image.env}
+    labels = {
+        "org.opencontainers.image.title": manifest.name,
+        "packager.engine": f"{manifest.engine.kind} {manifest.engine.version}",
+        "packager.lock": sha256_hex(lock.to_bytes()),
+        "packager.version": manifest.packager,
+        **manifest.image.labels,
+    }
+    return ImageConfig(
+        architecture=lock.facts.architecture,
+        env=env,
+        entrypoint=serve_command(manifest, lock.facts.interpreter, f"/{ENVELOPE.app}"),
+        working_dir=f"/{ENVELOPE.app}",
+        user=str(ENVELOPE.user),
+        exposed_ports=(f"{manifest.serving.port}/tcp",),
+        labels=labels,
+    )

@@ -1,0 +1,68 @@
+"""Pins what the image stands on, and reads the base's facts from its own bytes."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ..debian.facts import python_facts
+from ..debian.resolve import resolve_packages
+from ..errors import SpecError
+from ..facts import BaseFacts
+from ..oci.image import Image
+from ..oci.inspect import read_base_facts
+from ..oci.layout import read_layout
+from ..oci.reference import apply_mirrors, parse_reference
+from ..oci.registry import pull_image
+from ..spec.image import DebianBase, LayoutBase, RegistryBase
+from ..spec.load import SpecFile
+from .drift import system_packages
+from .lockfile import BaseLock, DebianBaseLock, ImageBaseLock
+from .tools import Tools
+
+ARCHITECTURE = "amd64"
+"""Images are for this architecture: recipes are tested on it, and engines' GPU wheels exist for it."""
+
+
+def lock_base(file: SpecFile, tools: Tools) -> tuple[BaseLock, BaseFacts]:
+    """The base that the spec asks for, pinned, with its facts."""
+    base = file.spec.image.base
+    if isinstance(base, RegistryBase):
+        reference = apply_mirrors(parse_reference(base.image), tools.registry_mirrors)
+        image = pull_image(reference, architecture=ARCHITECTURE)
+        return ImageBaseLock("registry", image.manifest_digest), _image_facts(image, tools)
+    if isinstance(base, LayoutBase):
+        image = read_layout(file.folder / base.path, architecture=ARCHITECTURE)
+        return ImageBaseLock("layout", image.manifest_digest), _image_facts(image, tools)
+    return _debian(base, file, tools)
+
+
+def _debian(base: DebianBase | None, file: SpecFile, tools: Tools) -> tuple[BaseLock, BaseFacts]:
+    release, packages = resolve_packages(
+        system_packages(file.spec),
+        architecture=ARCHITECTURE,
+        state=apt_state(tools),
+        mirror=tools.debian_mirror,
+        run=tools.run,
+    )
+    if base is not None and base.suite is not None and base.suite != release.suite:
+        raise SpecError(
+            f"apt on this machine offers {release.distribution} {release.suite}, not {base.suite}",
+            where=file.where("image", "base", "suite"),
+            mend=f"leave `suite` out, or build where apt's sources offer {base.suite}",
+        )
+    return DebianBaseLock(release, packages), python_facts(packages, release)
+
+
+def _image_facts(image: Image, tools: Tools) -> BaseFacts:
+    """Facts are read from all the layers, gigabytes for a vendor's base: so once per digest."""
+    key = image.manifest_digest.removeprefix("sha256:")
+    known = tools.store.recall("facts", key)
+    if known is not None:
+        return BaseFacts(**known)
+    facts = read_base_facts(image)
+    tools.store.remember("facts", key, asdict(facts))
+    return facts
+
+
+def apt_state(tools: Tools) -> Path:
+    """The folder of packager's own apt."""
+    return tools.store.root / "apt"

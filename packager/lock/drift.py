@@ -1,0 +1,77 @@
+"""Does this lock answer this spec? Pure: compares values, opens nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..recipes import RECIPES
+from ..recipes.servers import REQUIREMENTS, SYSTEM_PACKAGES
+from ..spec.model import ModelSpec
+from .lockfile import Lock
+
+LAYER_FORMAT = 1
+"""The version of everything that turns locked bytes into layer bytes; see `image/envelope.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One field that moved since the lock was made."""
+
+    field: str
+    locked: Any
+    asked: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: locked {self.locked!r}, the spec now says {self.asked!r}"
+
+
+def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
+    """The parts of `spec` that a lock answers, by dotted name, with packager's own share.
+
+    What only the package or the image's configuration uses (names, ports, limits, environment, chat template) is
+    not here: changing it needs no new lock.
+    """
+    base = spec.image.base
+    weights = spec.weights
+    return {
+        "engine.kind": spec.engine.kind,
+        "quantization": spec.quantization,
+        "serving.server": spec.serving.server,
+        "image.base": None if base is None else base.model_dump(mode="json"),
+        "image.system_packages": sorted(spec.image.system_packages),
+        "image.python_packages": sorted(spec.image.python_packages),
+        "weights.source": weights and weights.source,
+        "weights.include": weights and weights.include and sorted(weights.include),
+        "weights.file": weights and weights.file,
+        "packager.requirements": list(python_requirements(spec)),
+        "packager.system_packages": list(system_packages(spec)),
+        "packager.layer_format": LAYER_FORMAT,
+    }
+
+
+def python_requirements(spec: ModelSpec) -> tuple[str, ...]:
+    """Every PEP 508 requirement of the package, sorted."""
+    engine = RECIPES[spec.engine.kind].requirements(engine_version(spec), spec.quantization)
+    return tuple(sorted({*engine, *REQUIREMENTS[spec.serving.server], *spec.image.python_packages}))
+
+
+def system_packages(spec: ModelSpec) -> tuple[str, ...]:
+    """Every Debian package that a `debian` base must hold, sorted."""
+    recipe = RECIPES[spec.engine.kind]
+    return tuple(sorted({*SYSTEM_PACKAGES, *recipe.system_packages, *spec.image.system_packages}))
+
+
+def engine_version(spec: ModelSpec) -> str:
+    """The engine version that the spec pins, or its recipe's tested default."""
+    return getattr(spec.engine, "version", None) or RECIPES[spec.engine.kind].default_version
+
+
+def drifted(lock: Lock, spec: ModelSpec) -> tuple[Drift, ...]:
+    """The fields in which `lock` no longer answers `spec`; empty when it does."""
+    asked = lock_inputs(spec)
+    names = sorted({*asked, *lock.inputs})
+    return tuple(
+        Drift(name, lock.inputs.get(name), asked.get(name))
+        for name in names
+        if lock.inputs.get(name) != asked.get(name)
+    )

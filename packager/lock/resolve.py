@@ -1,0 +1,124 @@
+"""From a spec to a lock: asks the package index, the Debian mirror, the registry and the weights.
+
+The one place where what "latest" means is decided. What was decided is in the returned value;
+what was fetched on the way is in the store.
+"""
+
+import fnmatch
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import LoadError, SpecError
+from ..facts import BaseFacts
+from ..manifest import WeightsFile
+from ..recipes import RECIPES
+from ..spec.load import SpecFile
+from ..weights.load import file_digest
+from ..weights.policy import refuse
+from ..weights.schemes import open_source
+from ..weights.source import Source, SourceFile
+from ..wheels.contest import find_contests
+from ..wheels.fetch import fetch_wheels
+from ..wheels.read import read_wheel
+from ..wheels.resolve import resolve_image, resolve_universal
+from .base import lock_base
+from .check import check
+from .drift import LAYER_FORMAT, lock_inputs, python_requirements
+from .lockfile import Lock, WeightsLock
+from .tools import Tools
+
+PYTHON_FLOOR = "3.11"
+"""The oldest Python that the container side runs on; requirements.txt is good from here on."""
+
+
+def resolve(file: SpecFile, tools: Tools) -> Lock:
+    """The lock of the spec in `file`.
+
+    Raises SpecError for what cannot work together, ResolveError or FetchError where no answer or no
+    bytes are to be had, LoadError for weights, ImageError for a base that cannot carry the package.
+    """
+    spec = file.spec
+    check(file)
+    tools.stage("weights")
+    weights = _weights(file, tools)
+    tools.stage("base")
+    base, facts = lock_base(file, tools)
+    _check_python(facts, file)
+    tools.stage("requirements")
+    requirements = python_requirements(spec)
+    wheels = resolve_image(requirements, facts, run=tools.run)
+    universal = resolve_universal(requirements, python=PYTHON_FLOOR, run=tools.run)
+    tools.stage("wheels")
+    paths = fetch_wheels(
+        wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
+    )
+    installed = {wheel.name: read_wheel(paths[wheel.sha256], facts) for wheel in wheels}
+    return Lock(
+        layer_format=LAYER_FORMAT,
+        inputs=lock_inputs(spec),
+        base=base,
+        facts=facts,
+        wheels=wheels,
+        contests=find_contests(installed),
+        requirements=tuple(universal.splitlines()),
+        weights=weights,
+    )
+
+
+def _check_python(facts: BaseFacts, file: SpecFile) -> None:
+    found = tuple(int(part) for part in facts.python_minor.split("."))
+    if found < tuple(int(part) for part in PYTHON_FLOOR.split(".")):
+        raise SpecError(
+            f"the base has Python {facts.python}; packager's runtime needs {PYTHON_FLOOR} or newer",
+            where=file.where("image", "base"),
+            mend="choose a base with a newer Python",
+        )
+
+
+def _weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
+    asked = file.spec.weights
+    if asked is None:
+        return None
+    where = file.where("weights", "source")
+    source = open_source(asked.source, folder=file.folder)
+    try:
+        listed = source.inventory()
+    except LoadError as error:
+        raise LoadError(str(error), where=where, mend=error.problems[0].mend) from error
+    chosen = _chosen(listed, asked.include)
+    problems = refuse(chosen, where=where)
+    if problems:
+        raise SpecError.collect(problems)
+    files = tuple(_lock_file(source, one, tools, keep=asked.ship == "in_image") for one in chosen)
+    entry = asked.file or (files[0].path if len(files) == 1 else None)
+    endings = RECIPES[file.spec.engine.kind].weights
+    if entry is not None and entry not in {one.path for one in files}:
+        raise SpecError(
+            f"{entry} is not among the weights", where=file.where("weights", "file"), mend=_among(files, endings)
+        )
+    if not any(one.path.endswith(endings) for one in files if entry in (None, one.path)):
+        what = f"the engine {file.spec.engine.kind} opens {' or '.join(endings)}, and the weights have none"
+        raise SpecError(what, where=where, mend="choose another source, or another engine")
+    return WeightsLock(asked.source, source.revision, files)
+
+
+def _chosen(listed: Iterable[SourceFile], include: tuple[str, ...] | None) -> tuple[SourceFile, ...]:
+    if include is None:
+        return tuple(listed)
+    return tuple(one for one in listed if any(fnmatch.fnmatchcase(one.path, pattern) for pattern in include))
+
+
+def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) -> WeightsFile:
+    """The file with its sha256; `keep` puts its bytes into the store, where the package takes them from."""
+    sha256 = file.sha256
+    if sha256 is None:
+        root = Path(source.uri.removeprefix("file://"))
+        sha256 = file_digest(root if root.is_file() else root / file.path, tools.store, tools.on_bytes)
+    if keep and tools.store.find(sha256, file.size) is None:
+        tools.store.put(source.open(file.path), sha256=sha256, name=f"{source.uri}/{file.path}")
+    return WeightsFile(file.path, file.size, sha256)
+
+
+def _among(files: Iterable[WeightsFile], endings: tuple[str, ...]) -> str:
+    fitting = [file.path for file in files if file.path.endswith(endings)]
+    return f"one of: {', '.join(fitting[:5])}" if fitting else "check `weights.source` and `weights.include`"

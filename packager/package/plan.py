@@ -1,0 +1,165 @@
+"""What a package folder holds, as values. Pure: the bytes depend on spec, lock and packager alone.
+
+model/model.py  model/manifest.json      Truss: class Model with load() and predict()
+packages/packager_runtime/               the container side, under its own import name
+service.py  bentofile.yaml               BentoML
+config.yaml                              Truss
+packager.yaml-derived: packager.lock  requirements.txt  Dockerfile  README.md
+data/                                    weights, when they ship in the image
+files.sha256                             every other file, for `sha256sum --check`
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from ..digest import sha256_hex
+from ..lock.drift import engine_version
+from ..lock.lockfile import FILE_NAME as LOCK_NAME
+from ..lock.lockfile import Lock
+from ..manifest import (
+    MANIFEST_PATH,
+    EngineManifest,
+    ImageManifest,
+    Manifest,
+    ServingManifest,
+    WeightsFile,
+    WeightsManifest,
+)
+from ..spec.image import LayoutBase, RegistryBase
+from ..spec.model import ModelSpec
+from . import text
+
+RUNTIME = "packages/packager_runtime"
+"""Where the container side is vendored. Truss appends `packages/` to sys.path, hence the own name."""
+
+DATA = "data"
+LISTING = "files.sha256"
+CHAT_TEMPLATE = "model/chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWeights:
+    """One weights file of the package: its path in the package and what its bytes are."""
+
+    path: str
+    file: WeightsFile
+
+
+@dataclass(frozen=True, slots=True)
+class PackagePlan:
+    """A package to be written: `files` maps paths to bytes (all with mode 0644), `weights` come from the store."""
+
+    name: str
+    files: Mapping[str, bytes]
+    weights: tuple[PlannedWeights, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """Bytes that the plan copies as they are.
+
+    `templates` are the files of `truss_templates/` by path, `runtime` the container side's modules
+    by path below the vendored package, `chat_template` the spec's own, `version` packager's.
+    """
+
+    templates: Mapping[str, bytes]
+    runtime: Mapping[str, bytes]
+    chat_template: bytes | None
+    version: str
+
+
+def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> PackagePlan:
+    """The package of `spec` under `lock`."""
+    manifest = make_manifest(spec, lock, ingredients.version)
+    files: dict[str, bytes] = {
+        **ingredients.templates,
+        **{f"{RUNTIME}/{path}": data for path, data in ingredients.runtime.items()},
+        MANIFEST_PATH: manifest.to_bytes(),
+        LOCK_NAME: lock.to_bytes(),
+        "requirements.txt": "".join(f"{line}\n" for line in lock.requirements).encode(),
+        "bentofile.yaml": _yaml(_bentofile(spec)),
+        "config.yaml": _yaml(_truss_config(spec, lock)),
+        "Dockerfile": text.dockerfile(manifest).encode(),
+        "README.md": text.readme(spec, manifest).encode(),
+        ".dockerignore": b"Dockerfile\nREADME.md\n.dockerignore\n",
+    }
+    if ingredients.chat_template is not None:
+        files[CHAT_TEMPLATE] = ingredients.chat_template
+    shipped = lock.weights.files if lock.weights and spec.weights and spec.weights.ship == "in_image" else ()
+    weights = tuple(PlannedWeights(f"{DATA}/{file.path}", file) for file in shipped)
+    files[LISTING] = listing({path: sha256_hex(data) for path, data in files.items()}, weights)
+    return PackagePlan(spec.name, dict(sorted(files.items())), weights)
+
+
+def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
+    """The contract with the container side."""
+    options = spec.engine.model_dump(mode="json", exclude={"kind", "version"}, exclude_none=True)
+    template = spec.weights is not None and spec.weights.chat_template is not None
+    return Manifest(
+        name=spec.name,
+        packager=version,
+        engine=EngineManifest(spec.engine.kind, engine_version(spec), options),
+        weights=_weights(spec, lock),
+        serving=ServingManifest(**spec.serving.model_dump(mode="json")),
+        chat_template=PurePosixPath(CHAT_TEMPLATE).name if template else None,
+        image=_image(spec),
+    )
+
+
+def _image(spec: ModelSpec) -> ImageManifest:
+    # Without these two the NVIDIA container runtime injects no driver.
+    gpu = (
+        {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility", "NVIDIA_VISIBLE_DEVICES": "all"} if spec.hardware.gpu else {}
+    )
+    base = spec.image.base
+    name = base.image if isinstance(base, RegistryBase) else base.path if isinstance(base, LayoutBase) else ""
+    return ImageManifest(name, dict(sorted({**gpu, **spec.image.env}.items())), dict(sorted(spec.image.labels.items())))
+
+
+def _weights(spec: ModelSpec, lock: Lock) -> WeightsManifest | None:
+    if spec.weights is None or lock.weights is None:
+        return None
+    files = lock.weights.files
+    entry = spec.weights.file or (files[0].path if len(files) == 1 else ".")
+    return WeightsManifest(lock.weights.source, lock.weights.revision, spec.weights.ship, entry, files)
+
+
+def listing(digests: Mapping[str, str], weights: tuple[PlannedWeights, ...]) -> bytes:
+    """Lines for `sha256sum --check`, sorted by path."""
+    every = {**digests, **{planned.path: planned.file.sha256 for planned in weights}}
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(every.items())).encode()
+
+
+def _bentofile(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "service": "service:Service",
+        "name": spec.name,
+        "labels": {"packager": "package"},
+        "include": ["*.py", "model/", "packages/", f"{DATA}/", "requirements.txt", LOCK_NAME],
+        "python": {"requirements_txt": "./requirements.txt", "lock_packages": False},
+    }
+
+
+def _truss_config(spec: ModelSpec, lock: Lock) -> dict[str, Any]:
+    gpu = {"accelerator": f"{spec.hardware.gpu}:{spec.hardware.count}"} if spec.hardware.gpu else {}
+    minor = lock.facts.python_minor.replace(".", "")
+    return {
+        "model_name": spec.name,
+        "description": spec.description or f"{spec.name} on {spec.engine.kind}, packaged by packager",
+        "python_version": f"py{minor}",
+        "requirements_file": "./requirements.txt",
+        "data_dir": DATA,
+        "bundled_packages_dir": "packages",
+        "environment_variables": dict(sorted(spec.image.env.items())),
+        "resources": {"use_gpu": bool(spec.hardware.gpu), **gpu},
+        "runtime": {"predict_concurrency": spec.serving.max_concurrency},
+    }
+
+
+def _yaml(value: dict[str, Any]) -> bytes:
+    dumped: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return dumped.encode()

@@ -1,0 +1,41 @@
+"""Reads a package folder back: what `packager build FOLDER`, `serve` and `inspect` start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import LockError
+from ..lock.lockfile import FILE_NAME, Lock, parse_lock
+from ..manifest import MANIFEST_PATH, Manifest, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that exists. `files` are all paths in it, sorted, relative, weights included."""
+
+    folder: Path
+    manifest: Manifest
+    lock: Lock
+    files: tuple[str, ...]
+
+
+def is_package(folder: Path) -> bool:
+    """Whether `folder` looks like one that `packager build` wrote."""
+    return (folder / MANIFEST_PATH).is_file()
+
+
+def read_package(folder: Path) -> Package:
+    """The package at `folder`. Raises PackageError or LockError."""
+    manifest = read_manifest(folder)
+    lock_path = folder / FILE_NAME
+    try:
+        data = lock_path.read_bytes()
+    except OSError as error:
+        raise LockError(f"the package's lock cannot be read: {error.strerror}", where=str(lock_path)) from error
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    kept = sorted(path.as_posix() for path in files if not any(_hidden(part) for part in path.parts))
+    return Package(folder, manifest, parse_lock(data, where=str(lock_path)), tuple(kept))
+
+
+def _hidden(part: str) -> bool:
+    # What people keep out of sight (.git, .env, .netrc) must never reach an image.
+    return part.startswith(".") or part == "__pycache__"

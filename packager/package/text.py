@@ -1,0 +1,71 @@
+"""The two files of a package that are prose or a program for others: README.md and Dockerfile.
+
+Every value that reaches them passed the spec's grammar: no newline, no quote, no shell.
+"""
+
+import json
+
+from ..manifest import Manifest
+from ..spec.model import ModelSpec
+
+
+def dockerfile(manifest: Manifest) -> str:
+    """A Dockerfile for people who build with Docker; it stands on the image that Dockerfile.base builds.
+
+    uv comes from an image that holds it at /uv, as Astral publishes one; `Dockerfile.base` has a
+    target that makes it too.
+    """
+    env = "".join(f"ENV {name}={json.dumps(value)}\n" for name, value in sorted(manifest.image.env.items()))
+    return f"""\
+# docker build -t {manifest.name} .
+# BASE: docker build -f Dockerfile.base --target base -t packager-base .   UV: --target uv -t packager-uv
+ARG BASE=packager-base
+ARG UV=packager-uv
+FROM ${{UV}} AS uv
+FROM ${{BASE}}
+USER 0
+WORKDIR /app
+COPY requirements.txt /app/requirements.txt
+RUN --mount=type=bind,from=uv,source=/uv,target=/uv \\
+    ["/uv", "pip", "install", "--system", "--break-system-packages", "--no-cache", "--require-hashes", "-r", "/app/requirements.txt"]
+COPY . /app
+ENV PYTHONPATH=/app/packages
+{env}USER 65532
+EXPOSE {manifest.serving.port}
+ENTRYPOINT {json.dumps(list(serve_command(manifest, "python3", "/app")))}
+"""
+
+
+def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[str, ...]:
+    """The command that serves the package at `folder` inside its image."""
+    anywhere = ("--host", "0.0.0.0", "--port", str(manifest.serving.port))  # noqa: S104  # a container listens to its network
+    if manifest.serving.server == "bentoml":
+        return (interpreter, "-m", "bentoml", "serve", folder, *anywhere)
+    return (interpreter, "-m", "packager_runtime.runtime", "serve", folder, *anywhere)
+
+
+def readme(spec: ModelSpec, manifest: Manifest) -> str:
+    """One screen: what this folder is and how to run it."""
+    weights = manifest.weights
+    size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
+    return f"""\
+# {spec.name}
+
+{spec.description or "A packaged model."}
+
+Written by packager {manifest.packager}. Engine: {manifest.engine.kind} {manifest.engine.version}. Weights: {size}.
+
+Serve it here, with nothing but these requirements (any of):
+
+    pip install --require-hashes -r requirements.txt
+    bentoml serve                                                    # from inside this folder
+    PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
+
+Ask it:
+
+    curl -N localhost:{spec.serving.port}/v1/chat/completions -H 'content-type: application/json' \\
+      -d '{{"model": "{spec.name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+The folder is at once a Truss, a Bento project and a Docker build context. `sha256sum --check files.sha256`
+tells whether it is as it was written.
+"""

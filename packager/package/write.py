@@ -1,0 +1,70 @@
+"""Writes a planned package into a folder, and guards what a person edited there."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import OutputError, PackageError
+from ..store import Store, link_or_copy
+from ..weights.load import verify_file
+from .plan import LISTING, PackagePlan
+
+
+def write_package(
+    plan: PackagePlan, folder: Path, store: Store, *, on_bytes: Callable[[str, int, int], None] | None = None
+) -> None:
+    """Write `plan` into the empty folder `folder`; weights are linked from the store where that works.
+
+    Raises PackageError when the store lacks weights, IntegrityError when they changed.
+    """
+    for planned in plan.weights:
+        stored = store.find(planned.file.sha256, planned.file.size)
+        if stored is None:
+            raise PackageError(
+                f"the store lacks the weights file {planned.path}", where=str(store.root), mend="run `packager lock`"
+            )
+        verify_file(stored.path, planned.file, store, on_bytes)
+        target = folder / planned.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(stored.path, target)
+    for path, data in plan.files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        target.chmod(0o644)
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+
+
+def edited_files(folder: Path) -> tuple[str, ...]:
+    """Paths in a written package whose bytes are no longer those that packager wrote.
+
+    Weights are compared by name only: they may be links into the store, and large.
+    Raises OutputError when `folder` holds something that is no package.
+    """
+    if not folder.exists():
+        return ()
+    try:
+        lines = (folder / LISTING).read_text("utf-8").splitlines()
+    except OSError as error:
+        if folder.is_dir() and not any(folder.iterdir()):
+            return ()
+        raise OutputError(
+            "something that packager did not write stands where the package goes",
+            where=str(folder),
+            mend="move it away, or choose another folder with --output",
+        ) from error
+    edited = []
+    for line in lines:
+        digest, _, path = line.partition("  ")
+        if not path.startswith("data/") and _digest(folder / path) != digest:
+            edited.append(path)
+    return tuple(edited)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "missing"

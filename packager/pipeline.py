@@ -1,0 +1,154 @@
+"""READ FIRST: the whole of packager in five calls.
+
+    load_spec  ->  lock_for  ->  write_package  ->  assemble_image  ->  write_layout
+
+Each stage is a value; each call turns one into the next. `packager.cli` adds words around this.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DriftError, OutputError, Problem
+from .image.assemble import assemble_image
+from .image.plan import ImagePlan, plan_image
+from .lock.drift import drifted
+from .lock.lockfile import FILE_NAME, Lock, parse_lock
+from .lock.resolve import resolve
+from .lock.sources import check_sources
+from .lock.tools import Tools
+from .oci.image import Image
+from .oci.layout import layout_reference, read_layout, write_layout
+from .package.output import Output, hold
+from .package.plan import plan_package
+from .package.read import Package, is_package, read_package
+from .package.sources import read_ingredients
+from .package.write import edited_files, write_package
+from .spec.load import SpecFile, load_spec
+from .spec.model import ModelSpec
+from .store import write_atomically
+
+
+def _quiet(_: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build. `output` is the folder that gets `NAME/` and `NAME.oci/`.
+
+    `locked` refuses a lock that no longer answers the spec, `force` overwrites files of the package
+    that were edited by hand. `repository` and `tag` replace the spec's. `say` is told what a person
+    should know: that another build is waited for, that a field moved and the spec is locked anew.
+    """
+
+    output: Path = Path("dist")
+    repository: str | None = None
+    tag: str | None = None
+    locked: bool = False
+    force: bool = False
+    say: Callable[[str], None] = _quiet
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build left: the package, the image, the layout folder it lies in, and its full name."""
+
+    package: Package
+    plan: ImagePlan
+    image: Image
+    layout: Path
+    reference: str
+
+
+def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
+    """Build the spec at `source`, or the package at `source` as it stands, into `options.output`."""
+    if is_package(source):
+        package = read_package(source)
+        with hold(options.output, package.manifest.name, waiting=options.say) as output:
+            return _finish(package, package.folder, _old_name(package, options), output, tools)
+    file = load_spec(source)
+    with hold(options.output, file.spec.name, waiting=options.say) as output:
+        lock = lock_for(file, tools, locked=options.locked, say=options.say)
+        _keep_edits(options.output / file.spec.name, force=options.force)
+        tools.stage("package")
+        staged = output.stage(file.spec.name)
+        write_package(plan_package(file.spec, lock, read_ingredients(file.spec, file.folder)), staged, tools.store)
+        return _finish(read_package(staged), file.folder, image_name(file.spec, options), output, tools)
+
+
+def _finish(package: Package, beside: Path, reference: str, output: Output, tools: Tools) -> Built:
+    """Make the image of `package` beside it, and put everything staged into place."""
+    plan = plan_image(package.manifest, package.lock, package.files)
+    image = assemble_image(plan, package, tools, beside=beside)
+    tools.stage("image")
+    name = package.manifest.name
+    layout = output.folder / f"{name}.oci"
+    write_layout(image, output.stage(layout.name), reference=reference, reuse=layout, progress=tools.on_bytes)
+    output.commit()
+    final = package.folder if package.folder.exists() else output.folder / name
+    return Built(read_package(final), plan, read_layout(layout), layout, reference)
+
+
+def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callable[[str], None] = _quiet) -> Lock:
+    """The lock beside the spec when it answers the spec, else a new one, written there.
+
+    Raises DriftError instead of locking anew when `locked`, IntegrityError when the weights at their
+    source are no longer the locked ones.
+    """
+    path = file.folder / FILE_NAME
+    old = read_lock(path)
+    moved = drifted(old, file.spec) if old else ()
+    if old is not None and not moved:
+        check_sources(old, file, tools)
+        return old
+    if locked:
+        problems = [Problem(str(drift), str(path), "run `packager lock`") for drift in moved]
+        raise DriftError.collect(problems or [Problem("there is no lock", str(path), "run `packager lock`")])
+    for drift in moved:
+        say(f"locking again: {drift}")
+    return write_lock(resolve(file, tools), path)
+
+
+def read_lock(path: Path) -> Lock | None:
+    """The lock at `path`, or None when there is none. Raises LockError for one that cannot be read."""
+    return parse_lock(path.read_bytes(), where=str(path)) if path.exists() else None
+
+
+def write_lock(lock: Lock, path: Path) -> Lock:
+    """Write `lock` to `path`, whole or not at all. Raises OutputError."""
+    try:
+        write_atomically(path, lock.to_bytes())
+    except OSError as error:
+        mend = "give the spec's folder write permission, or copy the spec to a folder of yours"
+        raise OutputError(f"the lock cannot be written: {error.strerror}", where=str(path), mend=mend) from error
+    return lock
+
+
+def image_name(spec: ModelSpec, options: BuildOptions) -> str:
+    """`REPOSITORY/NAME:TAG`, from the options where they say, else from the spec."""
+    return full_name(spec.name, options.repository or spec.image.repository, options.tag or spec.image.tag)
+
+
+def full_name(name: str, repository: str | None, tag: str | None) -> str:
+    """`REPOSITORY/NAME:TAG`, without the first part where no repository is given."""
+    return f"{repository.rstrip('/')}/{name}:{tag or 'latest'}" if repository else f"{name}:{tag or 'latest'}"
+
+
+def _old_name(package: Package, options: BuildOptions) -> str:
+    """The name of a package's image: what the options say, else what its last image was called."""
+    name = package.manifest.name
+    if options.repository or options.tag:
+        return full_name(name, options.repository, options.tag)
+    return layout_reference(options.output / f"{name}.oci") or full_name(name, None, None)
+
+
+def _keep_edits(final: Path, *, force: bool) -> None:
+    """Refuse to overwrite what a person changed in the package."""
+    edited = () if force else edited_files(final)
+    if edited:
+        raise OutputError(
+            f"the package was edited by hand: {', '.join(edited[:5])}",
+            where=str(final),
+            mend=f"build it as it stands with `packager build {final}`, or overwrite it with --force",
+        )

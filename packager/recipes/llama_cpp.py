@@ -1,0 +1,11 @@
+"""llama.cpp through the prebuilt xllamacpp wheel: GGUF weights, parallel slots, CPU or GPU."""
+
+from .recipe import Recipe
+
+RECIPE = Recipe(
+    engine="llama_cpp",
+    distribution="xllamacpp",
+    default_version="2026.10.11549",
+    weights=(".gguf",),
+    system_packages=("libgomp1", "libstdc++6"),
+)

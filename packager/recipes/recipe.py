@@ -1,0 +1,30 @@
+"""What one engine needs on the host side, as facts: nothing here opens, runs or downloads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The facts of one engine.
+
+    `distribution` is its Python distribution, or None when the engine ships with the runtime.
+    `default_version` is the version packager was tested with; a spec may pin another.
+    `plugins` maps a quantization to the further requirements it needs.
+    `weights` are the file name endings the engine opens; empty when it takes no weights.
+    `system_packages` are Debian packages the engine loads at run time.
+    """
+
+    engine: str
+    distribution: str | None
+    default_version: str
+    weights: tuple[str, ...]
+    quantizations: tuple[str, ...] = ("none",)
+    system_packages: tuple[str, ...] = ()
+    plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def requirements(self, version: str | None, quantization: str) -> tuple[str, ...]:
+        """PEP 508 requirements of the engine at `version` (None: the tested default)."""
+        if self.distribution is None:
+            return ()
+        return (f"{self.distribution}=={version or self.default_version}", *self.plugins.get(quantization, ()))

@@ -1,0 +1,23 @@
+"""What the container side imports, by server: the requirements every package has beside its engine's.
+
+Keep in step: `packager/runtime` imports nothing else (tests/test_architecture.py compares).
+"""
+
+from collections.abc import Mapping
+
+_RUNTIME = (
+    "httptools>=0.6.4,<1",
+    "orjson>=3.10,<4",
+    "prometheus-client>=0.21,<1",
+    "uvicorn>=0.34,<1",
+    "uvloop>=0.21,<1; sys_platform != 'win32'",
+)
+
+REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
+    # 1.4.40 asks for a certifi that indexes do not have; the range lets the resolver step back.
+    "bentoml": ("bentoml>=1.4.39,<1.5", *_RUNTIME),
+    "standalone": _RUNTIME,
+}
+
+SYSTEM_PACKAGES: tuple[str, ...] = ("ca-certificates", "python3")
+"""Debian packages every image on a `debian` base has."""
