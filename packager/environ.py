@@ -36,7 +36,11 @@ REGISTRY_MIRRORS = Variable(
     "Comma-separated `HOST=MIRROR[/PREFIX]` pairs: where to read images of a vendor's registry from instead.",
 )
 API_KEY_FILE = Variable("PACKAGER_API_KEY_FILE", "File with one API key a line; requests must bring one of them.")
+DOCKER_CONFIG = Variable(
+    "DOCKER_CONFIG", "Folder of Docker's `config.json`, where registry logins are read; default `~/.docker`."
+)
 LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
+NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")
 # uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
 SSL_CERT_FILE = Variable("SSL_CERT_FILE", "Certificates to trust for Python package indexes; default pip's `cert`.")
 UV_DEFAULT_INDEX = Variable("UV_DEFAULT_INDEX", "uv's package index; pip uses it too unless it has its own.")
@@ -49,7 +53,9 @@ ALL: tuple[Variable, ...] = (
     API_KEY_FILE,
     CACHE,
     DEBIAN_MIRROR,
+    DOCKER_CONFIG,
     LOG_LEVEL,
+    NO_COLOR,
     OFFLINE,
     REGISTRY_MIRRORS,
     SSL_CERT_FILE,
