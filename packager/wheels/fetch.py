@@ -1,7 +1,7 @@
 """Fetch locked wheels into the store, by name and hash, from whatever index the user configured."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +74,9 @@ def _fetch_all(batches: Sequence[_Batch], fetch: Callable[[_Batch], None], on_by
     try:
         futures = {pool.submit(fetch, batch): batch for batch in batches}
         pending: set[Future[None]] = set(futures)
-        failures: list[Future[None]] = []
         while pending:
             done, pending = wait(pending, timeout=_LOOK_SECONDS)
-            failures += [future for future in done if not future.cancelled() and future.exception()]
-            if failures:
+            if any(not future.cancelled() and future.exception() for future in done):
                 for future in pending:
                     future.cancel()
             if on_bytes is not None:
@@ -89,8 +87,9 @@ def _fetch_all(batches: Sequence[_Batch], fetch: Callable[[_Batch], None], on_by
         raise
     finally:
         pool.shutdown(wait=True)
-    if failures:
-        failures[0].result()
+    for future in futures:
+        if not future.cancelled():
+            future.result()
 
 
 def _report(
@@ -119,17 +118,20 @@ def _fetch(batch: _Batch, store: Store, facts: BaseFacts, run: Runner, pip_env: 
     download(pins, batch.folder, facts, run=run, env=pip_env)
     for wheel in batch.wheels:
         path = batch.folder / wheel.file
-        try:
-            file = path.open("rb", buffering=0)
-        except FileNotFoundError as error:
+        if not path.is_file():
             raise FetchError(
                 "pip fetched this wheel under another name than the lock's",
                 where=wheel.file,
                 mend="run `packager lock` against the index that pip is configured with",
-            ) from error
-        with file:
-            store.put(iter(lambda file=file: file.read(CHUNK), b""), sha256=wheel.sha256, name=wheel.file)
+            )
+        store.put(_chunks(path), sha256=wheel.sha256, name=wheel.file)
         path.unlink()
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
 
 
 def _offline(missing: Sequence[Wheel]) -> FetchError:

@@ -1,0 +1,83 @@
+"""Paths that two wheels claim with different bytes, and which wheel gets them (pure).
+
+pip and uv let the last writer win, in an order that nobody chose; here the winner is a rule and stands
+in the lock. The rule: the lexically last canonical name. It needs nothing but the names, it is the same
+for every path, so layers can always be ordered by it, and where one name extends another (`torch` and
+`torch-patches`) the more special wheel wins.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import ImageError
+from .archive import ZipMember
+from .read import InstalledFile
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One path (from the root, without a leading slash) that several wheels claim with different bytes."""
+
+    path: str
+    winner: str
+    losers: tuple[str, ...]
+
+
+def find_contests(installed: Mapping[str, Sequence[InstalledFile]]) -> tuple[Contest, ...]:
+    """Every contested path, sorted; `installed` maps canonical names of wheels to what they install.
+
+    Equal bytes (size and crc32) and equal modes are no contest, whoever writes them. Raises ImageError
+    where one wheel has a file and another a folder.
+    """
+    claims: dict[str, dict[str, InstalledFile]] = {}
+    for name, files in installed.items():
+        for file in files:
+            claims.setdefault(file.path, {})[name] = file
+    _refuse_folders(claims)
+    contests = []
+    for path in sorted(claims, key=str.encode):
+        claimed = claims[path]
+        if len(claimed) > 1 and len({_identity(file) for file in claimed.values()}) > 1:
+            *losers, winner = sorted(claimed)
+            contests.append(Contest(path, winner, tuple(losers)))
+    return tuple(contests)
+
+
+def order_layers(names: Sequence[str], contests: Iterable[Contest]) -> tuple[str, ...]:
+    """`names` reordered so that every winner comes after (lies above) its losers; else in the order given.
+
+    Raises ImageError when the contests contradict each other, which `find_contests` cannot give.
+    """
+    below: dict[str, set[str]] = {name: set() for name in names}
+    for contest in contests:
+        if contest.winner in below:
+            below[contest.winner].update(loser for loser in contest.losers if loser in below)
+    ordered: dict[str, None] = {}
+    while len(ordered) < len(below):
+        ready = next((name for name in below if name not in ordered and below[name] <= ordered.keys()), None)
+        if ready is None:
+            stuck = ", ".join(sorted(below.keys() - ordered.keys()))
+            raise ImageError(f"no order of layers lets every winner lie above its losers: {stuck}")
+        ordered[ready] = None
+    return tuple(ordered)
+
+
+def _identity(file: InstalledFile) -> tuple[int, int, int]:
+    if isinstance(file.source, ZipMember):
+        return file.mode, file.source.size, file.source.crc32
+    return file.mode, len(file.source), zlib.crc32(file.source)
+
+
+def _refuse_folders(claims: Mapping[str, Mapping[str, InstalledFile]]) -> None:
+    checked: set[str] = set()
+    for path, claimed in claims.items():
+        parent = path.rpartition("/")[0]
+        while parent and parent not in checked:
+            checked.add(parent)
+            if parent in claims:
+                raise ImageError(
+                    f"/{parent} is a file in {min(claims[parent])} and a folder in {min(claimed)}",
+                    mend="leave one of the two out of the requirements, or pin versions that agree",
+                )
+            parent = parent.rpartition("/")[0]
