@@ -1,0 +1,234 @@
+"""An image as an OCI layout folder, and as the archive stream that `docker load` reads.
+
+Both are hybrids: OCI's `index.json` beside Docker's `manifest.json`, which point at the same blobs, because
+Docker Engines with the classic store read only the second.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from ..digest import canonical_json, hash_file, oci_digest
+from ..errors import ImageError
+from ..store import link_or_copy, sync_folder, write_atomically
+from .blob import Blob, BytesBlob, FileBlob, OnBytes
+from .image import (
+    DOCKER_INDEX,
+    INDEX,
+    Descriptor,
+    Image,
+    image_index,
+    layer_names,
+    parse_image,
+    read_descriptor,
+    select_manifest,
+)
+from .layer import Layer
+from .parallel import run_parallel, until
+from .tar import END, Entry, header, padding
+
+_LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
+_BLOBS = "blobs/sha256"
+_THREADS = 2
+_SMALL = 16 << 20
+
+
+def write_layout(
+    image: Image,
+    folder: Path,
+    *,
+    reference: str | None = None,
+    reuse: Path | None = None,
+    progress: OnBytes | None = None,
+) -> None:
+    """Write `image` as a layout into `folder`, which is new or empty; `index.json` comes last.
+
+    `reference` is the name under which engines will know the image. A blob that the layout folder `reuse`
+    holds with the right size is hard-linked instead of made again. All blobs are on disk (fsync) when
+    this returns. Raises ImageError for a folder that holds something, IntegrityError for a blob that is not
+    what its digest says; `folder` then holds no `index.json`.
+    """
+    blobs = folder / _BLOBS
+    blobs.mkdir(parents=True, exist_ok=True)
+    if any(blobs.iterdir()) or (folder / "index.json").exists():
+        raise ImageError("a layout is written into an empty folder", where=str(folder), mend="remove the folder")
+    old = None if reuse is None else reuse / _BLOBS
+    parts = _parts(image)
+
+    def write(digest: str, blob: Blob, stop: Event) -> None:
+        title = _title(image, digest)
+        _write_blob(blob, blobs, old, lambda done: progress(title, done, blob.size) if progress else None, stop)
+
+    largest_first = sorted(parts.items(), key=lambda item: (-item[1].size, item[0]))
+    tasks = [partial(write, digest, blob) for digest, blob in largest_first]
+    run_parallel(tasks, min(_THREADS, os.cpu_count() or 1))
+    sync_folder(blobs)
+    for name, data in _metadata(image, reference):
+        write_atomically(folder / name, data)
+
+
+def read_layout(folder: Path, *, architecture: str = "amd64", verify: bool = False) -> Image:
+    """The image in the layout `folder`, its blobs as files; of several images, the Linux one of `architecture`.
+
+    Manifest and config are always checked against their digests, layers for presence and size, and with
+    `verify` byte for byte. Raises ImageError for a folder that is not a whole layout.
+    """
+    manifest = _find_manifest(folder, architecture)
+    config_row, layer_rows = parse_image(manifest, where=str(folder))
+    config = _small(folder, config_row)
+    names = layer_names(config, len(layer_rows), where=str(folder))
+    layers = []
+    for row, (diff_id, title) in zip(layer_rows, names, strict=True):
+        path = _present(folder, row)
+        if verify and hash_file(path)[0] != path.name:
+            raise _broken("the bytes of this blob are not those of its name", path)
+        layers.append(Layer(FileBlob(path, row.digest, row.size), diff_id, row.media_type, title))
+    return Image(manifest, config, tuple(layers))
+
+
+def archive_chunks(image: Image, reference: str | None = None, *, skip: Collection[str] = ()) -> Iterator[bytes]:
+    """The image as a tar stream for `docker load`; `manifest.json` first, and each blob once.
+
+    `skip` holds digests of layers to leave out: an engine with the classic store never opens the file of
+    a layer whose chain (it and all below it) it has. The stream's bytes depend on the arguments alone.
+    """
+    for name, data in _metadata(image, reference):
+        yield header(Entry(name), size=len(data)) + data + padding(len(data))
+    for folder in ("blobs", _BLOBS):
+        yield header(Entry(folder, "directory", 0o755))
+    for digest, blob in _parts(image).items():
+        if digest in skip:
+            continue
+        yield header(Entry(_blob_path(digest)), size=blob.size)
+        yield from blob.open()
+        yield padding(blob.size)
+    yield END
+
+
+def _parts(image: Image) -> dict[str, Blob]:
+    """Every blob of the image once, by digest: manifest, config, layers in order."""
+    parts: dict[str, Blob] = {image.manifest_digest: BytesBlob(image.manifest)}
+    parts[image.config_digest] = BytesBlob(image.config)
+    for layer in image.layers:
+        parts.setdefault(layer.digest, layer.blob)
+    return parts
+
+
+def _title(image: Image, digest: str) -> str:
+    fallback = "manifest" if digest == image.manifest_digest else "config"
+    return next((layer.title for layer in image.layers if layer.digest == digest), fallback)
+
+
+def _metadata(image: Image, reference: str | None) -> tuple[tuple[str, bytes], ...]:
+    """The files beside the blobs, `index.json` last: a folder that has it is whole."""
+    annotations = {}
+    if reference:
+        tag = reference.rpartition(":")[2] if ":" in reference.rpartition("/")[2] else "latest"
+        annotations = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag}
+    platform = json.loads(image.config)
+    row = {"platform": {"architecture": platform["architecture"], "os": platform["os"]}}
+    index = image_index(
+        [
+            (
+                Descriptor(image.media_type, image.manifest_digest, len(image.manifest)),
+                {**row, **({"annotations": annotations} if annotations else {})},
+            )
+        ]
+    )
+    docker = {
+        "Config": _blob_path(image.config_digest),
+        "RepoTags": [reference] if reference else None,
+        "Layers": [_blob_path(layer.digest) for layer in image.layers],
+    }
+    return (("manifest.json", canonical_json([docker])), ("oci-layout", _LAYOUT), ("index.json", index))
+
+
+def _blob_path(digest: str) -> str:
+    return f"{_BLOBS}/{digest.removeprefix('sha256:')}"
+
+
+def _write_blob(blob: Blob, blobs: Path, reuse: Path | None, on_done: Callable[[int], None], stop: Event) -> None:
+    """One blob under its digest's name: linked from `reuse`, or written aside, fsynced and renamed."""
+    name = blob.digest.removeprefix("sha256:")
+    final = blobs / name
+    if reuse is not None and _size(reuse / name) == blob.size:
+        link_or_copy(reuse / name, final)
+        on_done(blob.size)
+        return
+    descriptor, temporary = tempfile.mkstemp(dir=blobs, prefix=".new-")
+    try:
+        done = 0
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            for chunk in until(stop, blob.open()):  # a blob that is not its digest raises here, before the rename
+                view = memoryview(chunk)
+                while view:
+                    view = view[file.write(view) :]
+                done += len(chunk)
+                on_done(done)
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(temporary).replace(final)
+    finally:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+
+
+def _find_manifest(folder: Path, architecture: str) -> bytes:
+    """The bytes of the image manifest that `index.json` leads to, through at most two nested indexes."""
+    where = str(folder)
+    try:
+        index = json.loads(_read_small(folder / "index.json"))
+        for _ in range(3):
+            rows = index.get("manifests", ())
+            if len(rows) == 1 and rows[0].get("mediaType") in (INDEX, DOCKER_INDEX):
+                index = json.loads(_small(folder, read_descriptor(rows[0], where=where)))
+                continue
+            if len(rows) == 1:  # what the folder's only image is for, its config says
+                rows = [{key: value for key, value in rows[0].items() if key != "platform"}]
+            return _small(folder, select_manifest({"manifests": rows}, architecture, where=where))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _broken(f"its index is not one of a layout ({type(error).__name__}: {error})", folder) from error
+    raise _broken("its indexes are nested too deep", folder)
+
+
+def _small(folder: Path, row: Descriptor) -> bytes:
+    """A manifest's, index's or config's bytes, checked against the digest."""
+    path = _present(folder, row)
+    data = _read_small(path)
+    if oci_digest(data) != row.digest:
+        raise _broken("the bytes of this blob are not those of its name", path)
+    return data
+
+
+def _read_small(path: Path) -> bytes:
+    size = _size(path)
+    if size is None:
+        raise _broken(f"it has no {path.name}", path.parent)
+    if size > _SMALL:
+        raise _broken(f"{path.name} has {size} bytes: no manifest or config is that large", path.parent)
+    return path.read_bytes()
+
+
+def _present(folder: Path, row: Descriptor) -> Path:
+    """Where the blob lies; ImageError when it is missing or of another size."""
+    path = folder / _blob_path(row.digest)
+    size = _size(path)
+    if size != row.size:
+        raise _broken("this blob is missing" if size is None else f"it has {size} bytes, not {row.size}", path)
+    return path
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _broken(what: str, where: Path) -> ImageError:
+    return ImageError(f"the OCI layout is broken: {what}", where=str(where), mend="build or copy the layout again")
