@@ -15,10 +15,10 @@ def _version(text: str) -> None:
     try:
         Version(text)
     except InvalidVersion as error:
-        raise problem(f"must be an exact version such as 0.2.7, not {quoted(text)}") from error
+        raise problem(f"must be an exact version such as 1.2.1, not {quoted(text)}") from error
 
 
-EngineVersion = Annotated[str, Grammar(r"[0-9A-Za-z.+!-]+", "an exact version such as 0.2.7", 64, check=_version)]
+EngineVersion = Annotated[str, Grammar(r"[0-9A-Za-z.+!-]+", "an exact version such as 1.2.1", 64, check=_version)]
 
 
 class LlamaCppSpec(Strict):

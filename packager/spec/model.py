@@ -17,18 +17,14 @@ Quantization = Literal["none", "int8", "int4", "fp8", "awq", "gptq", "nf4"]
 NO_WEIGHTS = ("echo",)
 """Engines that have no weights; all others need them."""
 
+NAME = Grammar(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", "lower-case letters and digits, joined by `-`, `_` or `.`", 63)
+"""Names that are good for folders, image repositories and hosts alike."""
+
 
 class ModelSpec(Strict):
     """A model to package: its engine, its weights, and how to serve and ship it."""
 
-    name: Annotated[
-        str,
-        Grammar(
-            r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*",
-            "lower-case letters and digits, joined by `-`, `_` or `.`",
-            63,
-        ),
-    ]
+    name: Annotated[str, NAME]
     """Name of the model, of its package (`dist/NAME/`) and of the last part of its image's name."""
     description: Line | None = None
     """One line about the model, for catalogs and labels."""

@@ -1,0 +1,65 @@
+"""How packager talks: standard output is data, standard error is talk, and both make sense without colour."""
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from .. import environ
+from ..digest import readable_json
+from ..errors import PackagerError, Problem
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_RED, _YELLOW, _CYAN = 31, 33, 36
+
+
+@dataclass(slots=True)
+class Console:
+    """Where a command's words go. `quiet` drops what is neither a result nor a failure."""
+
+    quiet: bool = False
+    debug: bool = False
+
+    def result(self, text: str) -> None:
+        """One line of data."""
+        print(_harmless(text), file=sys.stdout)
+
+    def data(self, value: Any) -> None:
+        """Data as JSON."""
+        sys.stdout.write(readable_json(value).decode())
+
+    def say(self, text: str) -> None:
+        """What a person may like to know."""
+        if not self.quiet:
+            print(_harmless(text), file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """What a person must know although the command goes on."""
+        print(f"{_painted('warning', _YELLOW)}: {_harmless(text)}", file=sys.stderr)
+
+    def failure(self, error: PackagerError) -> None:
+        """Every problem of a failed command, each with its place and what to do."""
+        for problem in error.problems:
+            self.problem(problem)
+
+    def problem(self, problem: Problem) -> None:
+        """`error: WHERE: WHAT` and, on its own line, `  mend: ...`."""
+        words = ": ".join(part for part in (problem.where, problem.what) if part)
+        print(f"{_painted('error', _RED)}: {_harmless(words)}", file=sys.stderr)
+        if problem.mend:
+            print(f"  {_painted('mend', _CYAN)}: {_harmless(problem.mend)}", file=sys.stderr)
+
+
+def is_lively(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that wants colours and moving lines."""
+    return stream.isatty() and not environ.NO_COLOR.get()
+
+
+def _painted(word: str, colour: int) -> str:
+    return f"\x1b[1;{colour}m{word}\x1b[0m" if is_lively(sys.stderr) else word
+
+
+def _harmless(text: str) -> str:
+    """`text` without the controls that move a cursor or recolour a terminal; further lines are indented."""
+    safe = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return safe.replace("\n", "\n  ")
