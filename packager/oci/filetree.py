@@ -1,10 +1,11 @@
 """The paths of an image, as its layers leave them: symlinks, hard links and whiteouts applied, nothing extracted."""
 
+import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from tarfile import TarError, TarInfo
 from tarfile import open as open_tar
-from typing import IO, Any, Union
+from typing import IO, Any, Union, cast
 
 from ..errors import ImageError
 from .image import LAYER_ZSTD, Image
@@ -14,6 +15,7 @@ from .members import INFLATE_ERRORS, gunzip
 _LINK_LIMIT = 40
 _OPAQUE = ".wh..wh..opq"
 _WHITEOUT = ".wh."
+_UNREADABLE: tuple[type[Exception], ...] = (TarError, EOFError, ValueError, *INFLATE_ERRORS)
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
@@ -86,7 +88,7 @@ class FileTree:
         folders = [step for step, _ in trail]
         return "/" + "/".join([*folders, name] if name else folders), node
 
-    def list(self, path: str) -> dict[str, Node]:
+    def names(self, path: str) -> dict[str, Node]:
         """The names in the folder `path`, or nothing."""
         found = self.resolve(path)
         return found[1].names if found is not None and isinstance(found[1], Folder) else {}
@@ -105,12 +107,11 @@ class FileTree:
         stream = _Stream(_plain(layer, where))
         seen: dict[int, Node] = {}  # this layer's own nodes by id: its whiteouts hide only what lies below
         try:
-            with open_tar(fileobj=stream, mode="r|") as tar:
+            with open_tar(fileobj=cast("IO[bytes]", stream), mode="r|") as tar:
                 for member in tar:
                     self._put(member, tar.extractfile(member) if member.isreg() else None, reader, seen)
-                    tar.members.clear()  # else every header is kept
             stream.drain()
-        except (TarError, EOFError, ValueError, *INFLATE_ERRORS) as error:
+        except _UNREADABLE as error:
             raise ImageError(
                 f"the layer is not a tar archive that can be read: {error}",
                 where=where,
@@ -148,7 +149,7 @@ class FileTree:
             return None if linked is None or isinstance(linked[1], Folder) else replace(linked[1])
         if data is None:
             return None  # devices and pipes
-        return File(member.mode, member.size, reader("/" + member.name.lstrip("./"), member.size, data))
+        return File(member.mode, member.size, reader(posixpath.normpath("/" + member.name), member.size, data))
 
     def _folder(self, parts: list[str], seen: dict[int, Node]) -> Folder:
         """The folder at `parts`, through symlinks as an engine unpacks it; made where it is missing."""

@@ -31,7 +31,7 @@ _VERSION_BYTES = re.compile(rb"(?<![0-9.])(3\.\d{1,2}\.\d{1,2}(?:(?:a|b|rc)\d{1,
 _GLIBC_BYTES = re.compile(rb"GNU C Library [^\n]*?version (2\.\d+)")
 _FIELD = re.compile(r"^(Name|Version):[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE)
 _DPKG = re.compile(
-    r"^Package: (?:lib)?python(3\.\d+)(?:-minimal|-stdlib)?$.*?^Version: (?:\d+:)?([^-\s]+)", re.M | re.S
+    r"^Package: (?:lib)?python(3\.\d+)(?:-minimal|-stdlib)?$.*?^Version: (?:\d+:)?([^-\s]+)", re.MULTILINE | re.DOTALL
 )
 _RELEASE = re.compile(r"3\.\d+\.\d+(?:(?:a|b|rc)\d+)?")
 
@@ -170,8 +170,8 @@ def _minor(tree: FileTree, real: str) -> str:
     if match := re.fullmatch(r"python(3\.\d+)", basename(real)):
         return match[1]
     library = join(_prefix(real), "lib")
-    minors = [name[6:] for name in tree.list(library) if re.fullmatch(r"python3\.\d+", name)]
-    minors = [minor for minor in minors if "os.py" in tree.list(f"{library}/python{minor}")]
+    minors = [name[6:] for name in tree.names(library) if re.fullmatch(r"python3\.\d+", name)]
+    minors = [minor for minor in minors if "os.py" in tree.names(f"{library}/python{minor}")]
     return minors[0] if len(minors) == 1 else ""
 
 
@@ -204,7 +204,7 @@ def _dpkg_files(tree: FileTree) -> Iterator[_Dpkg]:
     """What dpkg's status says of Pythons: one file, or one each package where there is no dpkg to run."""
     found = tree.resolve("/var/lib/dpkg/status")
     nodes = [found[1]] if found is not None else []
-    listed = tree.list("/var/lib/dpkg/status.d")
+    listed = tree.names("/var/lib/dpkg/status.d")
     nodes += [listed[name] for name in sorted(listed)]
     return (node.found for node in nodes if isinstance(node, File) and isinstance(node.found, _Dpkg))
 
@@ -216,7 +216,7 @@ def _glibc(tree: FileTree, architecture: str) -> str:
         found = tree.resolve(f"{folder}/libc.so.6")
         if found is not None and isinstance(found[1], File) and isinstance(found[1].found, _Glibc):
             return found[1].found.version
-    musl = any(name.startswith("ld-musl-") for name in tree.list("/lib"))
+    musl = any(name.startswith("ld-musl-") for name in tree.names("/lib"))
     raise ImageError(
         "the base stands on musl, where the wheels of engines do not run" if musl else "the base has no glibc",
         where="base",
@@ -234,10 +234,10 @@ def _installed(tree: FileTree, python: _Python, first: list[str]) -> Mapping[str
         folders += ["/usr/lib/python3/dist-packages", f"/usr/lib/python{python.minor}/dist-packages"]
     installed: dict[str, str] = {}
     for folder in folders:
-        for name, node in sorted(tree.list(folder).items()):
+        for name, node in sorted(tree.names(folder).items()):
             file = node
             if name.endswith((".dist-info", ".egg-info")) and not isinstance(node, File):
-                inner = tree.list(f"{folder}/{name}")
+                inner = tree.names(f"{folder}/{name}")
                 file = inner.get("METADATA") or inner.get("PKG-INFO") or node
             if isinstance(file, File) and isinstance(file.found, _Distribution):
                 installed.setdefault(re.sub(r"[-_.]+", "-", file.found.name).lower(), file.found.version)
