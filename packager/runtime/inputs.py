@@ -10,10 +10,10 @@ from .engine import GenerationRequest, Message, SamplingParams
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """`developer` is what newer OpenAI clients call `system`."""
 _MOST_STOPS = 16
-_SEED_LIMIT = 2**32 - 1
+_SEED_LIMIT = 2**63 - 1
 
 
-def parse_inputs(inputs: Any) -> tuple[GenerationRequest, bool]:
+def parse_inputs(inputs: Any, request_id: str | None = None) -> tuple[GenerationRequest, bool]:
     """A request, and whether to stream it, from the inputs of `predict`.
 
     One of `prompt` (text) and `messages` (a list of role and content), the fields of SamplingParams,
@@ -24,7 +24,7 @@ def parse_inputs(inputs: Any) -> tuple[GenerationRequest, bool]:
     messages = fields.messages("messages")
     if (prompt is None) == (messages is None):
         raise RequestError("give one of prompt and messages", where="prompt")
-    request = GenerationRequest(new_id(), prompt, messages, fields.sampling())
+    request = GenerationRequest(request_id or new_id(), prompt, messages, fields.sampling())
     stream = fields.flag("stream")
     fields.finish()
     return request, stream
@@ -47,6 +47,16 @@ class Fields:
     def take(self, name: str) -> Any:
         """The field's value, or None when it is not given."""
         return self._left.pop(name, None)
+
+    def given(self, name: str) -> bool:
+        """Whether the field is there and has not been taken."""
+        return name in self._left
+
+    def unwrap(self, name: str) -> None:
+        """Replace a list of one by what it holds."""
+        value = self._left.get(name)
+        if isinstance(value, list) and len(value) == 1:
+            self._left[name] = value[0]
 
     def text(self, name: str) -> str | None:
         """A field that is text and not empty."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ..errors import LoadError
 from ..store import Store
@@ -142,7 +142,7 @@ class LocalModel:
         """End what runs and give the engine back. Idempotent."""
         self._owner.close()
 
-    def __enter__(self) -> "LocalModel":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -31,6 +31,7 @@ class Supervisor:
         self.metrics = metrics
         self.state: State = "loading"
         self.error: PackagerError | None = None
+        self.failed = asyncio.Event()
         self.facts: EngineFacts | None = None
         self._loader = loader
         self._engine: Engine | None = None
@@ -156,6 +157,7 @@ class Supervisor:
         self.error = error
         mend = next((problem.mend for problem in error.problems if problem.mend), "")
         self._become("failed", reason=str(error), mend=mend)
+        self.failed.set()
 
     def _become(self, state: State, **fields: str) -> None:
         if state != self.state:

@@ -38,6 +38,8 @@ _MOST_SLOTS = 256
 _LONGEST_SOCKET_PATH = 100
 """A little below the 108 bytes of sockaddr_un."""
 _ERRORS_ONLY = 1
+_RANDOM_SEED = 2**32 - 1
+"""llama.cpp's seeds have 32 bits, and this one means a random seed."""
 _TOO_LONG = "exceed_context_size_error"
 
 
@@ -274,7 +276,7 @@ def _body(request: GenerationRequest) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
-        "seed": sampling.seed,
+        "seed": None if sampling.seed is None else sampling.seed % _RANDOM_SEED,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "repeat_penalty": sampling.repetition_penalty,

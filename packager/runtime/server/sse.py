@@ -1,0 +1,87 @@
+"""A Generation as server-sent events.
+
+All but the token is encoded once a request: an event costs two concatenations and the
+escaping of its token. Tokens that wait already go out in one write; nothing waits for more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ...errors import PackagerError
+from ..engine import Delta, GenerationRequest
+from ..generation import Generation
+from .http import Exchange, error_body
+
+_CONTENT_TYPE = b"text/event-stream; charset=utf-8"
+_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # nginx would hold the tokens back
+_DONE = b"data: [DONE]\n\n"
+_MARK = "\x00"
+_ENCODED_MARK = b'"\\u0000"'
+
+
+class BrokenStreamError(Exception):
+    """Raised after a failed stream's error event, so that the server closes the connection unfinished.
+
+    An ASGI app has no other way to say that what was sent is not the whole answer.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class EventShape:
+    """How a stream looks: what opens it, what stands around a token, and its closing events by the last Delta."""
+
+    opening: bytes
+    before: bytes
+    after: bytes
+    closing: Callable[[Delta], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A parsed request and the two forms its answer can take: `whole(text, last Delta)`, or events."""
+
+    request: GenerationRequest
+    stream: bool
+    shape: EventShape
+    whole: Callable[[str, Delta], Any]
+
+
+def encode_event(value: Any) -> bytes:
+    """One event with a JSON value."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def token_template(make: Callable[[str], Any]) -> tuple[bytes, bytes]:
+    """What stands before and after the token in the events that `make` gives for a text."""
+    before, after = encode_event(make(_MARK)).split(_ENCODED_MARK)
+    return before, after
+
+
+async def stream_events(exchange: Exchange, generation: Generation, shape: EventShape) -> None:
+    """Answer with the generation's events.
+
+    A failure before the first token is an ordinary error answer (raised from here). A later one is an
+    event with `error`, no [DONE], and a transfer that does not end: BrokenStreamError.
+    """
+    async with exchange.watching(generation.abort):
+        batch = await generation.batch()
+        await exchange.start(200, _CONTENT_TYPE, _HEADERS)
+        opening = shape.opening
+        try:
+            while batch:
+                last = batch[-1]
+                await exchange.write(opening + _events(batch, shape), more=True)
+                opening = b""
+                batch = await generation.batch()
+        except PackagerError as error:
+            await exchange.write(encode_event(error_body(error)), more=True)
+            raise BrokenStreamError(generation.request.id) from error
+        await exchange.write(shape.closing(last) + _DONE, more=False)
+
+
+def _events(batch: list[Delta], shape: EventShape) -> bytes:
+    before, after, dumps = shape.before, shape.after, orjson.dumps
+    return b"".join([before + dumps(delta.text) + after for delta in batch if delta.text])

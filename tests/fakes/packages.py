@@ -1,0 +1,60 @@
+"""A minimal package folder: the manifest, the templates and the vendored container side, as the real writer lays them."""
+
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ("digest.py", "environ.py", "errors.py", "manifest.py", "store.py")
+
+
+def make_package(
+    folder: Path,
+    *,
+    engine: str = "echo",
+    options: dict[str, Any] | None = None,
+    weights: Path | None = None,
+    vendored: bool = True,
+    **serving: int,
+) -> Path:
+    """Write a package named `hello` into `folder`; `weights` is shipped inside it."""
+    (folder / "model").mkdir(parents=True)
+    manifest = Manifest(
+        name="hello",
+        packager="0",
+        engine=EngineManifest(engine, "1", options or {}),
+        weights=None if weights is None else _ship(weights, folder),
+        serving=make_serving(**serving),
+    )
+    (folder / "model/manifest.json").write_bytes(manifest.to_bytes())
+    if vendored:
+        vendor(folder)
+    return folder
+
+
+def make_serving(**changed: int) -> ServingManifest:
+    numbers = {"port": 3000, "max_concurrency": 4, "max_queue": 4, "drain_seconds": 10} | changed
+    return ServingManifest(server="bentoml", api="packager", **numbers)
+
+
+def vendor(folder: Path) -> None:
+    """Copy the templates, and the container side under its own import name."""
+    shutil.copytree(ROOT / "truss_templates", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    runtime = folder / "packages/packager_runtime"
+    runtime.mkdir(parents=True)
+    (runtime / "__init__.py").write_text("")
+    for name in WORDS:
+        shutil.copyfile(ROOT / "packager" / name, runtime / name)
+    for name in ("runtime", "weights"):
+        shutil.copytree(ROOT / "packager" / name, runtime / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _ship(weights: Path, folder: Path) -> WeightsManifest:
+    data = weights.read_bytes()
+    (folder / "data").mkdir()
+    shutil.copyfile(weights, folder / "data" / weights.name)
+    file = WeightsFile(weights.name, len(data), sha256(data).hexdigest())
+    return WeightsManifest("file://weights", "", "in_image", weights.name, (file,))
