@@ -135,13 +135,16 @@ def _read(path: Path, offset: int, length: int, step: int) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
         while length:
-            piece = file.read(min(step, length))
-            while piece and len(piece) < min(step, length):
-                more = file.read(min(step, length) - len(piece))
-                piece = piece + more if more else b""
-            if not piece:
+            wanted = min(step, length)
+            piece = file.read(wanted)
+            while piece and len(piece) < wanted:  # a read may give less than it was asked for
+                more = file.read(wanted - len(piece))
+                if not more:
+                    break
+                piece += more
+            if len(piece) < wanted:
                 raise IntegrityError(
-                    f"the file ends {length} bytes too early",
+                    f"the file ends {length - len(piece)} bytes too early",
                     where=str(path),
                     mend="it changed while it was read, or was cut short: fetch or write it again",
                 )

@@ -182,10 +182,10 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 def _block(name: bytes, prefix: bytes, owner: tuple[int, int, int], size: int, kind: bytes, target: bytes) -> bytes:
     head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(_NAME, b"\0"), *owner, size, 0)
-    tail = b"%s%sustar\x0000%s0000000\x000000000\0%s" % (
+    tail = b"%s%sustar\x0000%s%s" % (
         kind,
         target.ljust(_NAME, b"\0"),
-        bytes(64),
+        bytes(64 + 16),  # user and group name, device numbers
         prefix.ljust(_PREFIX + 12, b"\0"),
     )
     checksum = sum(head) + sum(tail) + 8 * 0x20
