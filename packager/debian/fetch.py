@@ -1,0 +1,101 @@
+"""From locked packages to their archives in the store."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..errors import FetchError, Problem, ResolveError
+from ..store import Store
+from .apt import Apt, complaints
+from .resolve import DebianPackage
+from .runner import Runner
+
+_BATCH = 8
+"""Packages a run of apt: few enough that progress moves, many enough that starting apt is not the cost."""
+_LANES = 4
+_RELOCK = "mirrors drop old packages: run `packager lock` again, or point PACKAGER_DEBIAN_MIRROR at one that keeps them"
+
+
+def fetch_packages(  # noqa: PLR0913 - the one call of this module; its caller holds every part separately
+    packages: Sequence[DebianPackage],
+    store: Store,
+    *,
+    state: Path,
+    mirror: str | None,
+    run: Runner,
+    offline: bool,
+    on_bytes: Callable[[int], None],
+) -> dict[str, Path]:
+    """Where the archive of each package lies in the store, by sha256; what is missing is fetched with apt.
+
+    `on_bytes` is told bytes as they arrive (for packages that were in the store too), from the calling thread.
+    Raises FetchError naming every package that cannot be had, IntegrityError when a mirror serves other bytes.
+    """
+    found = {item.sha256: item.path for package in packages if (item := store.find(package.sha256, package.size))}
+    for package in packages:
+        if package.sha256 in found:
+            on_bytes(package.size)
+    missing = [package for package in packages if package.sha256 not in found]
+    if not missing:
+        return found
+    if offline:
+        raise FetchError.collect(
+            Problem("this Debian package is not in the local store", package.file, "run it once without --offline")
+            for package in missing
+        )
+    apt = Apt(state, _architecture(missing), mirror, run)
+    try:
+        with apt.exclusive(), tempfile.TemporaryDirectory(dir=apt.root, prefix="download.") as folder:
+            found.update(_download(apt, missing, Path(folder), store, on_bytes))
+    except ResolveError as error:  # no apt, or a mirror that is no address
+        raise FetchError.collect(error.problems) from error
+    return found
+
+
+def _architecture(packages: Iterable[DebianPackage]) -> str:
+    # A set of nothing but architecture-independent packages is the same on every architecture.
+    return next((package.architecture for package in packages if package.architecture != "all"), "amd64")
+
+
+def _download(
+    apt: Apt, packages: Sequence[DebianPackage], folder: Path, store: Store, on_bytes: Callable[[int], None]
+) -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    left, reasons = list(packages), ""
+    # Lists from an earlier run spare the update; they may be older or newer than the lock.
+    for refresh in (False, True) if apt.has_lists() else (True,):
+        update = apt.update() if refresh else None
+        batches = [left[start : start + _BATCH] for start in range(0, len(left), _BATCH)]
+        with ThreadPoolExecutor(_LANES) as pool:
+            for batch, said in zip(
+                batches, pool.map(lambda batch: _fetch_batch(apt, batch, folder), batches), strict=True
+            ):
+                reasons = said or reasons
+                for package in batch:
+                    path = folder / package.file
+                    # A cut connection leaves a shorter file; one of full size with other bytes is the store's to refuse.
+                    if path.is_file() and path.stat().st_size == package.size:
+                        found[package.sha256] = store.add(path, sha256=package.sha256).path
+                        path.unlink()
+                        on_bytes(package.size)
+        left = [package for package in packages if package.sha256 not in found]
+        if not left:
+            return found
+        if update and update.returncode:
+            reasons = complaints(update) or reasons
+    raise FetchError.collect(
+        Problem(f"the Debian mirror has no {package.name} {package.version}: {reasons}", package.file, _RELOCK)
+        for package in left
+    )
+
+
+def _fetch_batch(apt: Apt, batch: Sequence[DebianPackage], folder: Path) -> str:
+    """Leave in `folder` what can be had of `batch`; the answer is apt's complaints."""
+    done = apt.call("download", *(f"{package.name}={package.version}" for package in batch), cwd=folder)
+    if not done.returncode:
+        return ""
+    if len(batch) == 1:
+        return complaints(done)
+    # One unknown version fails the whole run: ask one by one, so that only what is gone is reported.
+    return "; ".join(filter(None, (_fetch_batch(apt, [package], folder) for package in batch)))
