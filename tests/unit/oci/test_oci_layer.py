@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from packager.errors import ImageError, IntegrityError
 from packager.oci.blob import BytesBlob, FileBlob, RecipeBlob
 from packager.oci.layer import digest_layer, layer_chunks, make_layer

@@ -4,6 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from packager.errors import ImageError
 from packager.oci.tar import END, Entry, FileContent, InlineContent, arrange, header, padding
 
