@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import click
 
@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "Serve a package on this machine.",
     "push": "Push an image to a registry.",
 }
-"""Each command's name and the first line of its help; `cli/NAME.py` has the rest in its `command`."""
+"""Each command's name and one line about it; `cli/NAME.py` has the rest in its `command`."""
 
 FAILED, INTERRUPTED, BUG, BROKEN_PIPE = 1, 130, 70, 141
 WIDTH = 100
@@ -134,7 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], console: Console) -> int:
     try:
-        status: Any = group.main(arguments, prog_name="packager", standalone_mode=False, obj=console)
+        # Not group.main: that takes an EOFError, such as a truncated archive's, for the user's wish to stop.
+        with group.make_context("packager", arguments, obj=console) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as wish:
+        return wish.exit_code
     except click.ClickException as error:
         _usage(error, console)
         return error.exit_code
@@ -157,7 +161,7 @@ def _run(arguments: list[str], console: Console) -> int:
     except Exception as error:  # noqa: BLE001 -- the last border: translated into words and an exit code
         _bug(error, console)
         return BUG
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _usage(error: click.ClickException, console: Console) -> None:

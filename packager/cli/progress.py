@@ -166,10 +166,11 @@ def size(count: int) -> str:
     """Bytes for people, in powers of 1000: `812 B`, `41.2 MB`."""
     if count < 1000:
         return f"{count} B"
-    value, units = float(count), iter("kMGTP")
-    unit = ""
-    while value >= 999.95:
-        value, unit = value / 1000, next(units)
+    value, unit = float(count), ""
+    for unit in "kMGTP":
+        value /= 1000
+        if value < 999.95:  # what rounds to 1000.0 goes on to the next unit
+            break
     return f"{value:.1f} {unit}B"
 
 

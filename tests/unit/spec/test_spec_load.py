@@ -186,7 +186,7 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         ("name: x\nengine: {kind: llama_cpp, version: 1.2}\nweights: {source: file://m}", [
             '2:36 `engine.version` must be text, not the number 1.2 | put it in quotes: "1.2"']),
         ("name: x\nengine: {kind: llama_cpp, version: 1.x}\nweights: {source: file://m}", [
-            "2:36 `engine.version` must be an exact version such as 0.2.7, not '1.x' | "]),
+            "2:36 `engine.version` must be an exact version such as 1.2.1, not '1.x' | "]),
         # words
         (ECHO + "quantization: int3", ["3:15 unknown quantization 'int3' | did you mean `int8`? it can be: none, int8, int4, fp8, awq, gptq, nf4"]),
         (ECHO + "quantization: 8", ["3:15 `quantization` must be one of none, int8, int4, fp8, awq, gptq, nf4, not the number 8 | "]),

@@ -1,0 +1,180 @@
+"""Writes docs/reference/ from the code, so that the two cannot disagree.
+
+`docs/generate.py --write` writes the pages; `--check` changes nothing, and exits 1 when a page is not what the code says.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import click  # noqa: E402
+
+from packager import environ, errors  # noqa: E402
+from packager.cli import app  # noqa: E402
+from packager.digest import readable_json  # noqa: E402
+from packager.spec import json_schema  # noqa: E402
+
+REFERENCE = ROOT / "docs" / "reference"
+NOTE = "<!-- Made by docs/generate.py: change the code, then run `python docs/generate.py --write`. -->"
+
+
+def spec_page() -> str:
+    schema = json_schema()
+    lines = [NOTE, "", "# The spec: packager.yaml", "", SPEC_HEAD]
+    sections(schema, schema, "", lines)
+    return "\n".join(lines) + "\n"
+
+
+SPEC_HEAD = """\
+What a `packager.yaml` may say. Unknown keys are refused; all problems are reported at once, each with its line.
+`packager schema` prints this as JSON schema for editors, `packager schema --check PATH` checks a spec.
+
+Read is plain YAML 1.2: `no`, `on` and `yes` are text, only `true` and `false` are booleans. Anchors, aliases, tags,
+duplicate keys, a second document and files over 1 MiB are refused, and so are numbers that YAML 1.1 and 1.2 read
+differently (`0777`, `0x1F`): in quotes they are text. No text holds a line break or a control character.
+"""
+
+
+def sections(model: dict[str, Any], root: dict[str, Any], path: str, lines: list[str]) -> None:
+    """One table for `model`, then one for each model below it."""
+    below: list[tuple[str, dict[str, Any]]] = []
+    lines += ["| key | type | default | |", "|---|---|---|---|"]
+    for name, field in model["properties"].items():
+        parts = list(models_of(field, root))
+        below += [(f"{path}{name}", part) for part in parts]
+        default = "**required**" if name in model.get("required", ()) else "" if parts else default_text(field)
+        kind = "section" if parts else type_text(field)
+        lines.append(f"| `{path}{name}` | {kind} | {default} | {cell(field.get('description', ''))} |")
+    lines.append("")
+    for inner, part in below:
+        tag = part["properties"].get("kind", {}).get("const")
+        lines += [f"## {inner}" + (f", kind: {tag}" if tag else ""), "", cell(part["description"]), ""]
+        sections(part, root, f"{inner}.", lines)
+
+
+def models_of(field: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The models that a field may hold."""
+    if "$ref" in field:
+        yield root["$defs"][field["$ref"].rpartition("/")[2]]
+    for part in field.get("oneOf", []) + field.get("anyOf", []):
+        yield from models_of(part, root)
+
+
+def type_text(field: dict[str, Any]) -> str:
+    """A field's type in words."""
+    if "anyOf" in field:
+        return " or ".join(type_text(part) for part in field["anyOf"] if part.get("type") != "null")
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return " or ".join(f"`{value}`" for value in field["enum"])
+    match field["type"]:
+        case "integer":
+            return f"whole number, {field['minimum']} to {field['maximum']}"
+        case "array":
+            return f"list of {type_text(field['items'])}"
+        case "object":
+            return "mapping of names to text"
+    return str({"string": "text", "number": "number", "boolean": "`true` or `false`"}[field["type"]])
+
+
+def default_text(field: dict[str, Any]) -> str:
+    default = field.get("default", {} if field.get("type") == "object" else None)
+    if default is None:
+        return ""
+    return "empty" if default in ([], {}) else f"`{default}`"
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def cli_page() -> str:
+    lines = [NOTE, "", "# The command line", "", CLI_HEAD, "```text", help_text(app.group, "packager"), "```", ""]
+    for name in app.COMMANDS:
+        lines += [
+            f"## packager {name}",
+            "",
+            "```text",
+            help_text(app.load_command(name), f"packager {name}"),
+            "```",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+CLI_HEAD = """\
+Results go to standard output, talk to standard error. Exit codes: 0 done, 1 a failure with its reason, 2 a wrong
+command line, 70 a bug in packager, 130 interrupted.
+"""
+
+
+def help_text(command: click.Command, name: str) -> str:
+    context = click.Context(
+        command, info_name=name, terminal_width=app.WIDTH, help_option_names=["--help", "-h"], color=False
+    )
+    return command.get_help(context)
+
+
+def environment_page() -> str:
+    lines = [NOTE, "", "# Environment variables", "", "| variable | |", "|---|---|"]
+    lines += [f"| `{variable.name}` | {cell(variable.text)} |" for variable in environ.ALL]
+    return "\n".join(lines) + "\n"
+
+
+def errors_page() -> str:
+    lines = [NOTE, "", "# Errors", "", ERRORS_HEAD, "| code | class | is a | |", "|---|---|---|---|"]
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.PackagerError):
+            base = kind.__base__.__name__ if kind.__base__ else ""
+            lines.append(f"| `{kind.code}` | `{kind.__name__}` | `{base}` | {cell(kind.__doc__ or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+ERRORS_HEAD = """\
+Every error raised on purpose is a `packager.errors.PackagerError`. It holds `problems`: each says *what* is wrong,
+*where* (`packager.yaml:3:7`, a path, an image reference) and, where there is something to advise, *how to mend it*.
+The command line prints all of them and exits with 1.
+"""
+
+
+def pages() -> dict[str, bytes]:
+    return {
+        "cli.md": cli_page().encode(),
+        "environment.md": environment_page().encode(),
+        "errors.md": errors_page().encode(),
+        "packager.schema.json": readable_json(json_schema()),
+        "spec.md": spec_page().encode(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--check", action="store_true", help="exit 1 when a page is out of date")
+    choice.add_argument("--write", action="store_true", help="write the pages")
+    arguments = parser.parse_args()
+    stale = [REFERENCE / name for name, text in pages().items() if not is_current(REFERENCE / name, text)]
+    if arguments.write:
+        REFERENCE.mkdir(exist_ok=True)
+        for path in stale:
+            path.write_bytes(pages()[path.name])
+        return 0
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} is not what the code says", file=sys.stderr)
+    if stale:
+        print("run: python docs/generate.py --write", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def is_current(path: Path, text: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The command line as a whole: quick help, exit codes, and failures in words."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from packager.cli import app
+from packager.cli.app import COMMANDS, main
+from packager.errors import DriftError, PackagerError, Problem
+
+ROOT = Path(__file__).parents[2]
+PYTHON = [sys.executable, "-c"]
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*PYTHON, code, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from packager.cli.app import main; main(['--help']); print('\\n'.join(sys.modules), file=sys.stderr)"
+    found = run(code)
+    assert "Commands:" in found.stdout
+    heavy = {"pydantic", "yaml", "httpx", "rich", "docker", "packaging", "pip", "uv", "asyncio", "ssl", "importlib.metadata"}  # fmt: skip
+    assert heavy & set(found.stderr.split()) == set()
+
+
+def test_help_lists_every_command_and_each_explains_itself(capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    for name, text in COMMANDS.items():
+        assert f"  {name} " in listed
+        assert text in listed
+        command = app.load_command(name)
+        assert command.help, f"packager {name} has no help"
+        undocumented = [one.name for one in command.params if isinstance(one, click.Option) and not one.help]
+        assert undocumented == []
+        assert [one.name for one in command.params].count("debug") == 1
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["--version"], ["-V"], ["schema", "--help"]])
+def test_questions_are_answered_on_standard_output(arguments, capsys):
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["biuld"], "error: there is no command 'biuld'; did you mean `build`?\n  mend: `packager --help`"),
+        (["zzz"], "error: there is no command 'zzz'\n  mend: `packager --help` shows how it is used\n"),
+        (
+            ["schema", "--chek"],
+            "error: there is no option '--chek'; did you mean `--check`?\n  mend: `packager schema --help`",
+        ),
+        (["schema", "x"], "error: specs are only read with --check\n"),
+        (["schema", "--check"], "error: --check needs the specs to check\n"),
+        (["init"], "error: missing argument 'NAME|FOLDER'\n"),
+        (["init", "x", "--engine", "vllm"], "error: invalid value for '--engine': 'vllm' is not one of"),
+    ],
+)
+def test_wrong_command_lines_exit_2(arguments, expected, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(expected)
+
+
+@pytest.fixture
+def fails_with(monkeypatch):
+    """Puts a command `lock` in place that raises what it is given."""
+
+    def install(error: BaseException) -> None:
+        @click.command("lock")
+        def command() -> None:
+            raise error
+
+        module = ModuleType("packager.cli.lock")
+        module.command = command
+        monkeypatch.setitem(sys.modules, "packager.cli.lock", module)
+
+    return install
+
+
+def test_every_problem_is_printed(fails_with, capsys):
+    fails_with(DriftError.collect([Problem("a moved", "x:1:2", "lock again"), Problem("b moved")]))
+    assert main(["lock"]) == 1
+    assert capsys.readouterr().err == "error: x:1:2: a moved\n  mend: lock again\nerror: b moved\n"
+
+
+def test_controls_cannot_reach_the_terminal_and_lines_stay_together(fails_with, capsys):
+    fails_with(PackagerError("it said\n\x1b[2Jgone\rover", where="a\x07b"))
+    assert main(["lock"]) == 1
+    assert capsys.readouterr().err == "error: a\\x07b: it said\n  \\x1b[2Jgone\\x0dover\n"
+
+
+def test_a_bug_says_that_it_is_one(fails_with, capsys):
+    fails_with(RuntimeError("lost count\nof things"))
+    assert main(["lock"]) == 70
+    said = capsys.readouterr().err
+    assert said.startswith("error: this is a bug in packager: RuntimeError: lost count\n  mend: ")
+    assert "Traceback" not in said
+    for arguments in (["lock", "--debug"], ["--debug", "lock"]):
+        assert main(arguments) == 70
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_truncated_archive_is_not_an_interrupt(fails_with, capsys):
+    fails_with(EOFError("compressed file ended"))
+    assert main(["lock"]) == 70
+    assert "EOFError" in capsys.readouterr().err
+
+
+def test_debug_shows_where_a_failure_came_from(fails_with, capsys):
+    fails_with(PackagerError("no"))
+    assert main(["lock", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_system_that_refuses_is_no_bug(fails_with, capsys):
+    fails_with(OSError(28, "No space left on device", "/somewhere/file"))
+    assert main(["lock"]) == 1
+    assert capsys.readouterr().err.startswith("error: /somewhere/file: the system refused: no space left on device\n")
+
+
+def test_an_interrupt_is_one_line(fails_with, capsys):
+    fails_with(KeyboardInterrupt())
+    assert main(["lock"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_leaves_is_no_failure():
+    # 64 schemas do not fit into a pipe that nobody reads.
+    code = "import sys; from packager.cli.app import main; sys.exit([main(['schema']) for _ in range(64)][-1])"
+    process = subprocess.Popen(
+        [*PYTHON, code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    with contextlib.closing(process.stdout) as out:
+        out.read(1)
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() in {0, 141}
+
+
+def test_colours_are_for_terminals_that_want_them():
+    pty = pytest.importorskip("pty", reason="needs a pseudo terminal")
+
+    def said(**extra: str) -> bytes:
+        parent, child = pty.openpty()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **extra}
+        subprocess.run([sys.executable, "-m", "packager", "biuld"], stderr=child, check=False, env=environment)
+        os.close(child)
+        text = os.read(parent, 10_000)
+        os.close(parent)
+        return text
+
+    assert said(NO_COLOR="").startswith(b"\x1b[1;31merror\x1b[0m: there is no command")
+    assert said(NO_COLOR="1").startswith(b"error: there is no command")
