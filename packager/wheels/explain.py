@@ -12,7 +12,9 @@ _NETWORK = re.compile(r"Request failed|Failed to fetch|error sending request|dns
 _REFUSED = re.compile(r"status client error \((401|403)|unauthorized|forbidden", re.IGNORECASE)
 _UNKNOWN = re.compile(r"([\w.-]+) was not found in the (?:package registry|provided package locations)")
 _PLATFORMS = re.compile(r"Wheels are available for `([^`]+)` \(v?([^)]+)\) on the following platforms?: (.+)")
-_PYTHONS = re.compile(r"only found wheels for `([^`]+)` \(v?([^)]+)\) with the following Python(?: ABI)? tags?: (.+)")
+_PYTHONS = re.compile(
+    r"only found wheels for `([^`]+)` \(v?([^)]+)\) with the following Python(?: ABI| implementation)? tags?: (.+)"
+)
 _SOURCE = re.compile(r"Wheels are required for `([^`]+)` because building from source is disabled")
 _PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([^\s,]+)")
 _LONGEST_REASON = 1200

@@ -51,7 +51,7 @@ def _failure(stderr: str, pins: Sequence[str]) -> FetchError | IntegrityError:
         )
     if _NETWORK.search(text):
         return FetchError(
-            f"the package index cannot be reached: {_last_error(text)}",
+            f"the package index cannot be reached: {_cause(text)}",
             where=names,
             mend="check the network and pip's configuration (`python -m pip config list`)",
         )
@@ -68,3 +68,9 @@ def _last_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith("ERROR:")]
     return (marked or lines or ["no message"])[-1].removeprefix("ERROR:").strip()
+
+
+def _cause(text: str) -> str:
+    """The system's reason for a broken connection, which pip buries in its warnings about retries."""
+    found = re.search(r"\[Errno -?\d+\] ([^'\")\n]+)", text) or re.search(r"connection broken by '([^\n]+)", text)
+    return found[1] if found else _last_error(text)

@@ -1,10 +1,9 @@
 """Resolve requirements to exact wheels for an image, or to hashed requirements for everywhere else.
 
 uv resolves; nothing of where it found a file is kept. Formats: pylock.toml
-(https://packaging.python.org/en/latest/specifications/pylock-toml/) and requirements files with hashes.
+(PEP 751, https://packaging.python.org/en/latest/specifications/pylock-toml/) in, requirements with hashes out.
 """
 
-import re
 import sys
 import tempfile
 import tomllib
@@ -29,8 +28,6 @@ from .tags import best_platform, best_wheel, describe, image_tags, offered_platf
 from .wheel import Wheel
 
 __all__ = ["Wheel", "resolve_image", "resolve_universal"]
-
-_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,60 +57,51 @@ def resolve_image(
     with tempfile.TemporaryDirectory(prefix="packager-resolve-") as name:
         folder = Path(name)
         _write_stand_ins(folder / "base", facts)
-        done = _compile(
-            folder,
-            asked,
-            [
-                *("--format", "pylock.toml", "--output-file", str(folder / "pylock.image.toml")),
-                *("--python-version", facts.python, "--python-platform", uv_platform(facts)),
-                *("--find-links", str(folder / "base"), *clients.uv_options),
-            ],
-            clients,
-            run,
-        )
-        if done.returncode != 0:
-            raise explain(done.stderr, describe(facts), facts.installed)
-        lock = tomllib.loads((folder / "pylock.image.toml").read_text(encoding="utf-8"))
-        chosen = _choose(lock.get("packages", []), facts)
-        return measure(chosen, facts, folder=folder, run=run, pip_env=clients.pip_env)
+        options = ["--python-version", facts.python, "--python-platform", uv_platform(facts)]
+        options += ["--find-links", str(folder / "base"), *clients.uv_options]
+        packages = _compile(folder, asked, options, clients, run)
+        if isinstance(packages, Completed):
+            raise explain(packages.stderr, describe(facts), facts.installed)
+        return measure(_choose(packages, facts), facts, folder=folder, run=run, pip_env=clients.pip_env)
 
 
 def resolve_universal(requirements: Sequence[str], *, python: str, run: Runner = run_command) -> str:
     """`requirements.txt` for every platform and every Python from `python` (`3.11`) on.
 
-    Versions with environment markers and the sha256 of every file of each; sorted, without hosts or
+    Versions with environment markers and the sha256 of every wheel of each; sorted, without hosts or
     comments, the same bytes for the same answer. Raises ResolveError as `resolve_image` does.
     """
     clients = configured_clients(run)
     with tempfile.TemporaryDirectory(prefix="packager-resolve-") as name:
-        output = Path(name) / "universal.txt"
-        done = _compile(
-            Path(name),
-            _Asked(requirements),
-            [
-                *("--format", "requirements.txt", "--output-file", str(output), "--universal", "--generate-hashes"),
-                *("--no-header", "--no-annotate", "--python-version", python, *clients.uv_options),
-            ],
-            clients,
-            run,
-        )
-        if done.returncode != 0:
-            raise explain(done.stderr, f"CPython {python} and newer", {})
-        return _canonical_requirements(output.read_text(encoding="utf-8"))
+        # Not `--generate-hashes`: for a folder of wheels that gives the hash of one wheel, whatever its platform.
+        options = ["--universal", "--python-version", python, *clients.uv_options]
+        packages = _compile(Path(name), _Asked(requirements), options, clients, run)
+        if isinstance(packages, Completed):
+            raise explain(packages.stderr, f"CPython {python} and newer", {})
+    entries = sorted((canonicalize_name(package["name"]), _entry(package, python)) for package in packages)
+    return "".join(entry for _, entry in entries)
 
 
-def _compile(folder: Path, asked: _Asked, options: Sequence[str], clients: Clients, run: Runner) -> Completed:
-    # uv is asked for here because only resolving needs it, and a folder of our own as the current one
-    # keeps a pyproject.toml or uv.toml of whoever builds out of the answer.
-    from uv import find_uv_bin
+def _compile(
+    folder: Path, asked: _Asked, options: Sequence[str], clients: Clients, run: Runner
+) -> Sequence[Mapping[str, Any]] | Completed:
+    """The packages of the lock that uv makes in `folder`, or how uv failed."""
+    from uv import find_uv_bin  # looks for the program when imported; only resolving needs it
 
-    argv = [find_uv_bin(), "pip", "compile", "--quiet", "--no-progress", "--color", "never"]
-    argv += ["--only-binary", ":all:", "--no-python-downloads", "--python", sys.executable, *options]
+    output = folder / "pylock.image.toml"
+    argv = [find_uv_bin(), "pip", "compile", "--format", "pylock.toml", "--output-file", str(output)]
+    argv += ["--quiet", "--no-progress", "--color", "never", "--only-binary", ":all:"]
+    argv += ["--no-python-downloads", "--python", sys.executable, *options]
     for flag, lines in (("--constraints", asked.constraints), ("--overrides", asked.overrides)):
         if lines:
             argv += [flag, str(_write_requirements(folder / f"{flag[2:]}.txt", lines))]
     argv.append(str(_write_requirements(folder / "requirements.in", asked.requirements)))
-    return run(argv, env=clients.uv_env, cwd=folder)
+    # A folder of our own keeps a pyproject.toml or uv.toml where the user stands out of the answer.
+    done = run(argv, env=clients.uv_env, cwd=folder)
+    if done.returncode != 0:
+        return done
+    packages: Sequence[Mapping[str, Any]] = tomllib.loads(output.read_text(encoding="utf-8")).get("packages", [])
+    return packages
 
 
 def _write_requirements(path: Path, lines: Sequence[str]) -> Path:
@@ -191,19 +179,22 @@ def _location(wheel: Mapping[str, Any]) -> str:
     return str(wheel.get("url") or wheel.get("path") or "")
 
 
-def _canonical_requirements(text: str) -> str:
-    """Re-emit a hashed requirements file: entries and hashes sorted, nothing else let through."""
-    entries = []
-    for logical in text.replace("\\\n", " ").splitlines():
-        if not logical.strip() or logical.lstrip().startswith("#"):
-            continue
-        hashes = sorted(set(_HASH.findall(logical)))
-        requirement = logical.partition(" --hash=")[0].strip()
-        if not hashes or " @ " in requirement or requirement.startswith("-"):
-            raise ResolveError(
-                "the resolver gave an entry without a hash or with an address",
-                where=requirement.partition(" ")[0],
-                mend="use a package index that publishes sha256 for its files",
-            )
-        entries.append(" \\\n".join([requirement, *(f"    --hash=sha256:{digest}" for digest in hashes)]))
-    return "".join(f"{entry}\n" for entry in sorted(entries, key=lambda entry: (entry.partition("==")[0], entry)))
+def _entry(package: Mapping[str, Any], python: str) -> str:
+    """One entry of a hashed requirements file."""
+    name = canonicalize_name(package["name"])
+    hashes = {wheel.get("hashes", {}).get("sha256") for wheel in package.get("wheels", [])}
+    if not hashes or None in hashes or "version" not in package:
+        raise ResolveError(
+            f"the package index gives no sha256 for the wheels of {name}",
+            where=name,
+            mend="use an index that publishes sha256 for its files",
+        )
+    # What holds for all entries goes without saying; more than this one form uv does not add.
+    floor = f"python_full_version >= '{python}'"
+    marker = str(package.get("marker", ""))
+    if marker == floor:
+        marker = ""
+    elif marker.startswith(f"{floor} and ") and " or " not in marker:
+        marker = marker.removeprefix(f"{floor} and ")
+    requirement = f"{name}=={package['version']}" + (f" ; {marker}" if marker else "")
+    return " \\\n".join([requirement, *(f"    --hash=sha256:{digest}" for digest in sorted(hashes))]) + "\n"

@@ -78,16 +78,15 @@ def best_wheel(files: Iterable[str], tags: dict[Tag, int]) -> str | None:
     Lowest tag rank first, then the highest build number, then the first by name.
     """
     ranked: list[tuple[int, tuple[int, str], str]] = []
-    for file in files:
+    for file in sorted(files):
         try:
             _, _, build, offered = parse_wheel_filename(file)
         except InvalidWheelFilename:
             continue  # an installer skips these too
         ranks = [tags[tag] for tag in offered if tag in tags]
         if ranks:
-            number, letters = build or (-1, "")
-            ranked.append((min(ranks), (-number, letters), file))
-    return min(ranked)[2] if ranked else None
+            ranked.append((-min(ranks), build or (-1, ""), file))
+    return max(ranked, key=lambda one: one[:2])[2] if ranked else None
 
 
 def offered_platforms(files: Sequence[str]) -> list[str]:
