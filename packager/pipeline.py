@@ -6,21 +6,25 @@ Each stage is a value; each call turns one into the next. `packager.cli` adds wo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from .errors import DriftError, OutputError, Problem
+from .errors import DriftError, ImageError, OutputError, Problem
 from .image.assemble import assemble_image
+from .image.describe import is_layout, layout_reference
 from .image.plan import ImagePlan, plan_image
+from .image.verify import read_through
 from .lock.drift import drifted
 from .lock.lockfile import FILE_NAME, Lock, parse_lock
 from .lock.resolve import resolve
 from .lock.sources import check_sources
 from .lock.tools import Tools
 from .oci.image import Image
-from .oci.layout import layout_reference, read_layout, write_layout
+from .oci.layout import read_layout, write_layout
+from .oci.reference import parse_reference
 from .package.output import Output, hold
-from .package.plan import plan_package
+from .package.plan import make_manifest, plan_package
 from .package.read import Package, is_package, read_package
 from .package.sources import read_ingredients
 from .package.write import edited_files, write_package
@@ -90,6 +94,53 @@ def _finish(package: Package, beside: Path, reference: str, output: Output, tool
     return Built(read_package(final), plan, read_layout(layout), layout, reference)
 
 
+def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]:
+    """What `build` would do, as plain values. Writes nothing but a lock that is missing or out of date."""
+    file = load_spec(source)
+    lock = lock_for(file, tools, locked=options.locked, say=options.say)
+    ingredients = read_ingredients(file.spec, file.folder)
+    package = plan_package(file.spec, lock, ingredients)
+    manifest = make_manifest(file.spec, lock, ingredients.version)
+    return {
+        "package": {"folder": str(options.output / package.name), "files": sorted(package.files)},
+        "image": {
+            "reference": image_name(file.spec, options),
+            **asdict(plan_image(manifest, lock, tuple(package.files))),
+        },
+    }
+
+
+def reassemble(folder: Path, tools: Tools, *, deep: bool = False) -> Image:
+    """The image that the package at `folder` describes, from remembered digests; `deep` makes every layer again.
+
+    Raises IntegrityError when a layer made again is not what was remembered.
+    """
+    package = read_package(folder)
+    plan = plan_image(package.manifest, package.lock, package.files)
+    image = assemble_image(plan, package, tools, beside=folder)
+    for layer in image.layers if deep else ():
+        tools.stage(f"make {layer.title} again")
+        read_through(layer)
+    return image
+
+
+def find_layout(image: str, output: Path) -> tuple[Path, str]:
+    """The layout folder that `image` means (a layout, a package folder or a reference), and the image's name.
+
+    Raises ImageError when nothing was built under that name.
+    """
+    path = Path(image)
+    if is_package(path):
+        path = output / f"{read_package(path).manifest.name}.oci"
+    if is_layout(path):
+        return path, layout_reference(path) or path.name.removesuffix(".oci")
+    layout = output / f"{parse_reference(image).repository.rpartition('/')[2]}.oci"
+    if not is_layout(layout):
+        mend = "build it first with `packager build`, or give its layout folder"
+        raise ImageError("no image of this name was built", where=image, mend=mend)
+    return layout, image
+
+
 def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callable[[str], None] = _quiet) -> Lock:
     """The lock beside the spec when it answers the spec, else a new one, written there.
 
@@ -103,11 +154,19 @@ def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callabl
         check_sources(old, file, tools)
         return old
     if locked:
-        problems = [Problem(str(drift), str(path), "run `packager lock`") for drift in moved]
-        raise DriftError.collect(problems or [Problem("there is no lock", str(path), "run `packager lock`")])
+        check_lock(file)
     for drift in moved:
         say(f"locking again: {drift}")
     return write_lock(resolve(file, tools), path)
+
+
+def check_lock(file: SpecFile) -> None:
+    """Raise DriftError, naming every field that moved, unless the lock beside the spec answers it."""
+    path = file.folder / FILE_NAME
+    lock = read_lock(path)
+    said = ["there is no lock"] if lock is None else [str(drift) for drift in drifted(lock, file.spec)]
+    if said:
+        raise DriftError.collect(Problem(what, str(path), "run `packager lock`") for what in said)
 
 
 def read_lock(path: Path) -> Lock | None:

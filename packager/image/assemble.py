@@ -46,18 +46,13 @@ def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: P
 
 
 def _wheel_entries(plan: WheelsPlan, paths: Mapping[str, Path]) -> Entries:
-    lost = frozenset(plan.lost)
-
-    def entries() -> Iterator[Entry]:
-        seen: set[str] = set()
+    def entries() -> Iterable[Entry]:
+        placed: dict[str, Entry] = {}
         for wheel in plan.wheels:
             path = paths[wheel.sha256]
             for file in read_wheel(path, plan.facts):
-                # Several wheels may bring one path with the same bytes: the first one stands for all.
-                if file.path in seen or (wheel.name, file.path) in lost:
-                    continue
-                seen.add(file.path)
-                yield Entry(file.path, mode=file.mode, content=_content(file, path))
+                placed[file.path] = Entry(file.path, mode=file.mode, content=_content(file, path))
+        return placed.values()
 
     return entries
 

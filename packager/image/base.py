@@ -1,25 +1,27 @@
 """The layers below ours: a base that was locked, as an image."""
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from ..debian.fetch import fetch_packages
-from ..debian.rootfs import FORMAT, RootEntry, build_rootfs
+from ..debian.rootfs import ROOTFS_FORMAT, RootEntry, build_rootfs
 from ..digest import canonical_json, sha256_hex
 from ..errors import DriftError
 from ..lock.base import apt_state
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
 from ..lock.tools import Tools
-from ..oci.content import FileContent, InlineContent
+from ..oci.blob import FileBlob
+from ..oci.content import Content, FileContent, InlineContent
 from ..oci.image import Image, ImageConfig, make_image
+from ..oci.layer import LAYER_GZIP, Layer, LayerDigests, digest_layer, layer_chunks
 from ..oci.layout import read_layout
 from ..oci.reference import apply_mirrors, parse_reference
 from ..oci.registry import pull_image
 from ..oci.tar import Entry
 from ..package.read import Package
 from .envelope import ENVELOPE
-from .layers import remembered_layer
 
 
 def base_image(package: Package, tools: Tools, *, beside: Path) -> Image:
@@ -51,29 +53,66 @@ def _pull(base: ImageBaseLock, package: Package, tools: Tools, beside: Path) -> 
 
 
 def _debian(base: DebianBaseLock, package: Package, tools: Tools) -> Image:
-    identity = [ENVELOPE.layer_format, "debian", FORMAT, asdict(base.release), [one.sha256 for one in base.packages]]
+    identity = [
+        ENVELOPE.layer_format,
+        "debian",
+        ROOTFS_FORMAT,
+        asdict(base.release),
+        [one.sha256 for one in base.packages],
+    ]
     title = f"{base.release.distribution} {base.release.suite}"
-    layer = remembered_layer(title, sha256_hex(canonical_json(identity)), _rootfs(base, tools), tools.store)
+    layer = _stored_layer(title, sha256_hex(canonical_json(identity)), base, tools)
     # No search path but the system's own: what is in the image is where Debian puts it.
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     return make_image(ImageConfig(architecture=package.lock.facts.architecture, env=env), [layer])
 
 
-def _rootfs(base: DebianBaseLock, tools: Tools) -> Callable[[], Iterable[Entry]]:
-    def entries() -> list[Entry]:
-        fetched = fetch_packages(
-            base.packages,
-            tools.store,
-            state=apt_state(tools),
-            mirror=tools.debian_mirror,
-            run=tools.run,
-            offline=tools.offline,
-            on_bytes=_counter(sum(one.size for one in base.packages), tools),
-        )
-        archives = {one: fetched[one.sha256] for one in base.packages}
-        return [_entry(one) for one in build_rootfs(archives, base.release, tools.store.root / "rootfs")]
+def _stored_layer(title: str, key: str, base: DebianBaseLock, tools: Tools) -> Layer:
+    """The base's layer, its blob kept in the store: every model on the same packages shares it."""
+    known = tools.store.recall("layer", key)
+    digests = LayerDigests(**known) if known else None
+    stored = tools.store.find(digests.digest.removeprefix("sha256:"), digests.size) if digests else None
+    if digests is None or stored is None:
+        tools.store.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=tools.store.root, prefix="rootfs-") as work:
+            entries = _rootfs(base, Path(work) / "spool", tools)
+            digests = digest_layer(entries)
+            stored = tools.store.put(layer_chunks(entries), sha256=digests.digest.removeprefix("sha256:"), name=title)
+        tools.store.remember("layer", key, asdict(digests))
+    return Layer(FileBlob(stored.path, digests.digest, digests.size), digests.diff_id, LAYER_GZIP, title)
 
-    return entries
+
+def _rootfs(base: DebianBaseLock, work: Path, tools: Tools) -> list[Entry]:
+    fetched = fetch_packages(
+        base.packages,
+        tools.store,
+        state=apt_state(tools),
+        mirror=tools.debian_mirror,
+        run=tools.run,
+        offline=tools.offline,
+        on_bytes=_counter(sum(one.size for one in base.packages), tools),
+    )
+    archives = {one: fetched[one.sha256] for one in base.packages}
+    return [_entry(one) for one in build_rootfs(archives, base.release, work)]
+
+
+def _entry(one: RootEntry) -> Entry:
+    return Entry(
+        one.path,
+        kind=one.kind,
+        mode=one.mode,
+        content=_content(one) if one.kind == "file" else None,
+        target=one.target,
+        uid=one.uid,
+        gid=one.gid,
+    )
+
+
+def _content(one: RootEntry) -> Content:
+    content = one.content
+    if isinstance(content, bytes):
+        return InlineContent(content)
+    return FileContent(content.path, content.size, content.offset)
 
 
 def _counter(total: int, tools: Tools) -> Callable[[int], None]:

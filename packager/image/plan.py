@@ -12,6 +12,7 @@ from ..lock.lockfile import BaseLock, Lock
 from ..manifest import Manifest, WeightsFile
 from ..oci.image import ImageConfig
 from ..package.text import serve_command
+from ..recipes import RECIPES
 from ..wheels.contest import Contest
 from ..wheels.group import group_wheels
 from ..wheels.resolve import Wheel
@@ -20,23 +21,16 @@ from .envelope import ENVELOPE
 
 @dataclass(frozen=True, slots=True)
 class WheelsPlan:
-    """One layer of wheels; `lost` are (wheel name, path) pairs that another wheel of the layer wins."""
+    """One layer of wheels, in the order they are written: a later one's files replace an earlier one's."""
 
     title: str
     wheels: tuple[Wheel, ...]
-    lost: tuple[tuple[str, str], ...]
     facts: BaseFacts
 
     def key(self) -> str:
         """Hex digest of everything the layer's bytes depend on: what its digest is remembered by."""
         scheme = [self.facts.interpreter, self.facts.python_minor, self.facts.scripts, self.facts.site]
-        identity = [
-            ENVELOPE.layer_format,
-            "wheels",
-            scheme,
-            [w.sha256 for w in self.wheels],
-            [list(x) for x in self.lost],
-        ]
+        identity = [ENVELOPE.layer_format, "wheels", scheme, [wheel.sha256 for wheel in self.wheels]]
         return sha256_hex(canonical_json(identity))
 
 
@@ -69,7 +63,7 @@ def plan_image(manifest: Manifest, lock: Lock, files: tuple[str, ...]) -> ImageP
     """The image of a package with this manifest, lock and list of files."""
     return ImagePlan(
         base=lock.base,
-        wheels=_wheels(lock),
+        wheels=_wheels(manifest, lock),
         weights=_weights(manifest),
         package=tuple(path for path in files if not path.startswith("data/") and path != "Dockerfile"),
         config=_config(manifest, lock),
@@ -77,26 +71,15 @@ def plan_image(manifest: Manifest, lock: Lock, files: tuple[str, ...]) -> ImageP
     )
 
 
-def _wheels(lock: Lock) -> tuple[WheelsPlan, ...]:
+def _wheels(manifest: Manifest, lock: Lock) -> tuple[WheelsPlan, ...]:
     groups = group_wheels(
         lock.wheels,
-        contests=lock.contests,
+        lock.contests,
+        engine=RECIPES[manifest.engine.kind].distribution or "",
         solo_bytes=ENVELOPE.solo_wheel_bytes,
         buckets=ENVELOPE.wheel_buckets,
     )
-    return tuple(WheelsPlan(group.title, group.wheels, _lost(group.wheels, lock), lock.facts) for group in groups)
-
-
-def _lost(wheels: tuple[Wheel, ...], lock: Lock) -> tuple[tuple[str, str], ...]:
-    """Between layers the upper one wins by itself; inside one layer the loser's file must go."""
-    names = {wheel.name for wheel in wheels}
-    pairs = {
-        (loser, contest.path)
-        for contest in lock.contests
-        for loser in contest.losers
-        if loser in names and contest.winner in names
-    }
-    return tuple(sorted(pairs))
+    return tuple(WheelsPlan(group.title, group.wheels, lock.facts) for group in groups)
 
 
 def _weights(manifest: Manifest) -> tuple[WeightsPlan, ...]:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .. import environ
+from ..command import Runner, run_command
+from ..oci.reference import parse_mirrors
 from ..store import Store
-from ..wheels.run import Runner
 
 
 def _silent(_: str) -> None:
@@ -27,3 +29,14 @@ class Tools:
     registry_mirrors: Mapping[str, str] = field(default_factory=dict)
     stage: Callable[[str], None] = _silent
     on_bytes: Callable[[str, int, int], None] | None = None
+
+
+def default_tools() -> Tools:
+    """Tools as the environment configures them, without progress: for use from Python."""
+    return Tools(
+        store=Store(environ.cache_root()),
+        run=run_command,
+        offline=environ.OFFLINE.get() == "1",
+        debian_mirror=environ.DEBIAN_MIRROR.get() or None,
+        registry_mirrors=parse_mirrors(environ.REGISTRY_MIRRORS.get()),
+    )

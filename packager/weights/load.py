@@ -44,28 +44,36 @@ def ensure_weights(manifest: Manifest, package: Path, store: Store, *, on_bytes:
 
 
 def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes | None = None) -> None:
-    """Check that `path` holds exactly the bytes of `file`; remembers the outcome by inode and times."""
+    """Check that `path` holds exactly the bytes of `file`. Raises LoadError or IntegrityError."""
     try:
-        status = path.stat()
+        size = path.stat().st_size
+        if size != file.size:
+            raise _differs(path, f"it has {size} bytes, the manifest says {file.size}")
+        found = file_digest(path, store, on_bytes)
     except OSError as error:
         raise LoadError(
             f"{file.path} is missing: {error.strerror}", where=str(path), mend="build the package again"
         ) from error
-    if status.st_size != file.size:
-        raise _differs(path, f"it has {status.st_size} bytes, the manifest says {file.size}")
+    if found != file.sha256:
+        raise _differs(path, f"its sha256 is {found}, the manifest says {file.sha256}")
+
+
+def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None) -> str:
+    """Hex sha256 of the file at `path`, remembered in `store` while size, inode and times stay as they are."""
+    status = path.stat()
+    seen = [status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
     key = sha256_hex(os.fsencode(path.resolve()))
-    seen = [file.sha256, status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-    if store.recall("verified", key) == seen:
-        return
+    memo = store.recall("digest", key)
+    if isinstance(memo, list) and memo[1:] == seen:
+        return str(memo[0])
     hasher, done = hashlib.sha256(), 0
     for chunk in _read(path):
         hasher.update(chunk)
         done += len(chunk)
         if on_bytes is not None:
-            on_bytes(f"verify {file.path}", done, file.size)
-    if hasher.hexdigest() != file.sha256:
-        raise _differs(path, f"its sha256 is {hasher.hexdigest()}, the manifest says {file.sha256}")
-    store.remember("verified", key, seen)
+            on_bytes(f"verify {path.name}", done, status.st_size)
+    store.remember("digest", key, [hasher.hexdigest(), *seen])
+    return hasher.hexdigest()
 
 
 def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: OnBytes | None) -> None:

@@ -1,0 +1,42 @@
+"""`packager lock`: resolve a spec to exact bytes."""
+
+from pathlib import Path
+
+import click
+
+from .console import Console
+
+
+@click.command("lock")
+@click.argument("spec", default=".")
+@click.option("--offline", is_flag=True, help="Use the local stores alone.")
+@click.option("--check", is_flag=True, help="Write nothing; fail when the lock does not answer the spec.")
+@click.pass_obj
+def command(console: Console, spec: str, *, offline: bool, check: bool) -> None:
+    """Resolve a spec to exact bytes, and write packager.lock beside it.
+
+    SPEC is a name from `packager catalog`, a packager.yaml or its folder. The lock names wheels,
+    Debian packages and weights by version, size and sha256, and no host to get them from.
+    """
+    from ..catalog import find
+    from ..lock.lockfile import FILE_NAME
+    from ..lock.resolve import resolve
+    from ..pipeline import check_lock, write_lock
+    from ..spec.load import load_spec
+    from .progress import Progress
+    from .tools import make_tools
+
+    file = load_spec(find(spec))
+    path = file.folder / FILE_NAME
+    if check:
+        check_lock(file)
+        console.say(f"{path} answers the spec")
+        return
+    with Progress.start(quiet=console.quiet) as progress:
+        lock = resolve(file, make_tools(progress, offline=offline))
+    write_lock(lock, path)
+    weights = sum(one.size for one in lock.weights.files) if lock.weights else 0
+    console.say(f"{len(lock.wheels)} wheels, {weights:,} bytes of weights, Python {lock.facts.python}")
+    for contest in lock.contests:
+        console.say(f"{contest.path}: {contest.winner} wins over {', '.join(contest.losers)}")
+    console.result(str(Path(path)))

@@ -1,0 +1,40 @@
+"""`packager push`: push an image to a registry, with no Docker Engine."""
+
+from pathlib import Path
+
+import click
+
+from .console import Console
+
+
+@click.command("push")
+@click.argument("image")
+@click.option("--to", "target", help="Push under this reference instead of the image's own name.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("dist"), help="Folder of the results.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
+def command(console: Console, image: str, *, target: str | None, output: Path, as_json: bool) -> None:
+    """Push an image that was built; its manifest digest stays what it is.
+
+    IMAGE is the image's name (REGISTRY/TEAM/NAME[:TAG]; it is looked for in the output folder), a
+    package folder, or a layout folder such as dist/NAME.oci.
+    """
+    from ..oci.layout import read_layout
+    from ..oci.reference import parse_reference
+    from ..oci.registry import push_image
+    from ..pipeline import find_layout
+    from .progress import Progress
+
+    layout, reference = find_layout(image, output)
+    name = parse_reference(target or reference)
+    with Progress.start(quiet=console.quiet) as progress:
+        progress.stage(f"push {name}")
+        report = push_image(read_layout(layout), name, progress=progress.on_bytes)
+    if as_json:
+        fields = ("manifest_digest", "uploaded_bytes", "uploaded", "mounted", "skipped")
+        console.data({"reference": str(name), **{field: getattr(report, field) for field in fields}})
+        return
+    console.say(
+        f"{report.uploaded} blobs sent ({report.uploaded_bytes:,} bytes), {report.mounted} mounted, {report.skipped} there already"
+    )
+    console.result(f"{name.name}@{report.manifest_digest}")

@@ -1,0 +1,20 @@
+"""`packager serve`: serve a package on this machine with packager's own runner."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("serve")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; without it the package's.")
+def command(package: Path, *, host: str, port: int | None) -> int:
+    """Serve the package in the folder PACKAGE until it is stopped.
+
+    This Python must have what the package's requirements.txt names. SIGTERM and Ctrl-C drain running
+    streams first.
+    """
+    from ..runtime.serve import serve
+
+    return serve(package, host=host, port=port)

@@ -1,0 +1,76 @@
+"""What is in a package or an image, as plain values: the answer of `packager inspect`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..lock.lockfile import DebianBaseLock, Lock
+from ..oci.image import Image
+from ..package.read import Package
+
+
+def describe_image(image: Image, reference: str | None = None) -> dict[str, Any]:
+    """Digests, platform, how it starts, and each layer. Sizes are bytes."""
+    config = json.loads(image.config)
+    runs = config.get("config", {})
+    return {
+        "reference": reference,
+        "manifest_digest": image.manifest_digest,
+        "config_digest": image.config_digest,
+        "platform": f"{config.get('os')}/{config.get('architecture')}",
+        "size": sum(layer.size for layer in image.layers),
+        "user": runs.get("User", ""),
+        "entrypoint": runs.get("Entrypoint") or [],
+        "env": runs.get("Env") or [],
+        "labels": runs.get("Labels") or {},
+        "layers": [
+            {"title": layer.title, "size": layer.size, "digest": layer.digest, "diff_id": layer.diff_id}
+            for layer in image.layers
+        ],
+    }
+
+
+def describe_package(package: Package) -> dict[str, Any]:
+    """Engine, weights, wheels and base of a package. Sizes are bytes."""
+    manifest, lock = package.manifest, package.lock
+    weights = manifest.weights
+    return {
+        "name": manifest.name,
+        "packager": manifest.packager,
+        "engine": {"kind": manifest.engine.kind, "version": manifest.engine.version, **dict(manifest.engine.options)},
+        "serving": {name: getattr(manifest.serving, name) for name in manifest.serving.__dataclass_fields__},
+        "base": describe_base(lock),
+        "weights": []
+        if weights is None
+        else [{"path": one.path, "size": one.size, "sha256": one.sha256} for one in weights.files],
+        "wheels": [
+            {"name": one.name, "version": one.version, "size": one.size, "sha256": one.sha256} for one in lock.wheels
+        ],
+        "contests": [{"path": one.path, "winner": one.winner, "losers": list(one.losers)} for one in lock.contests],
+        "files": len(package.files),
+        "size": sum((package.folder / path).stat().st_size for path in package.files),
+    }
+
+
+def describe_base(lock: Lock) -> str:
+    """The base in one line."""
+    base = lock.base
+    if isinstance(base, DebianBaseLock):
+        release = base.release
+        return f"{release.distribution} {release.suite}, {len(base.packages)} packages, Python {lock.facts.python}"
+    return f"{base.kind} {base.digest}, Python {lock.facts.python}"
+
+
+def is_layout(folder: Path) -> bool:
+    """Whether `folder` is an OCI layout."""
+    return (folder / "oci-layout").is_file()
+
+
+def layout_reference(folder: Path) -> str | None:
+    """The name that the image in the layout `folder` was built under, or None."""
+    try:
+        index = json.loads((folder / "index.json").read_bytes())
+        name = index["manifests"][0].get("annotations", {}).get("io.containerd.image.name")
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return str(name) if name else None
