@@ -3,6 +3,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from jsonschema import Draft7Validator
@@ -162,7 +163,11 @@ def foreign_base(**changes) -> Image:
 
 
 class TestSelect:
-    ROW = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "sha256:" + "a" * 64, "size": 1}
+    ROW: ClassVar = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": "sha256:" + "a" * 64,
+        "size": 1,
+    }
 
     def test_by_platform_and_never_an_attestation(self):
         rows = [
@@ -290,7 +295,7 @@ class TestBrokenLayout:
         return folder / "blobs/sha256" / digest[7:]
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(ImageError, match="has no index.json") as caught:
+        with pytest.raises(ImageError, match=r"has no index\.json") as caught:
             read_layout(tmp_path / "none")
         assert caught.value.problems[0].mend
 
