@@ -24,6 +24,7 @@ REFRESHES = 8
 """Redraws a second on a terminal."""
 MAX_BARS = 8
 """Transfers shown at once; further ones run unseen."""
+_UNITS = ("kB", "MB", "GB", "TB", "PB")
 
 
 class Progress:
@@ -166,12 +167,10 @@ def size(count: int) -> str:
     """Bytes for people, in powers of 1000: `812 B`, `41.2 MB`."""
     if count < 1000:
         return f"{count} B"
-    value, unit = float(count), ""
-    for unit in "kMGTP":
-        value /= 1000
-        if value < 999.95:  # what rounds to 1000.0 goes on to the next unit
-            break
-    return f"{value:.1f} {unit}B"
+    value, steps = count / 1000, 0
+    while value >= 999.95 and steps < len(_UNITS) - 1:  # what rounds to 1000.0 goes on to the next unit
+        value, steps = value / 1000, steps + 1
+    return f"{value:.1f} {_UNITS[steps]}"
 
 
 def _amount(done: int, total: int) -> str:

@@ -200,7 +200,7 @@ class _Reader:
                 self._document.refuse(
                     position, f"the key {quoted(key)} is here twice; first on line {first}", "keep one of them"
                 )
-                self._skip()
+                self._skip((*at, key))
             else:
                 self._document.keys[*at, key] = position
                 items[key] = self._value(next(self._events), (*at, key))
@@ -216,7 +216,7 @@ class _Reader:
                     return str(event.value)
                 self._document.refuse(position, f"the tag {quoted(event.tag)} is not allowed", "write plain YAML")
                 return None
-            mend = f'put it in quotes: "{event.value}"' if event.value else "write the key before the colon"
+            mend = f'put it in quotes: "{event.value[:40]}"' if event.value else "write the key before the colon"
             self._document.refuse(position, f"a key must be text, not {_shown(event.value)}", mend)
             return None
         if isinstance(event, yaml.AliasEvent):
@@ -243,12 +243,11 @@ class _Reader:
             return None
         return value
 
-    def _skip(self) -> None:
-        """Read one value and forget it and its positions."""
+    def _skip(self, at: Keys) -> None:
+        """Read the value at `at` and forget it and its positions; its problems stay."""
         document = self._document
-        kept = Document(problems=document.problems)
-        self._document, hidden = kept, ()
-        self._value(next(self._events), hidden)
+        self._document = Document(problems=document.problems)
+        self._value(next(self._events), at)
         self._document = document
 
     def _refuse_reference(self, position: Position) -> None:
@@ -308,4 +307,4 @@ def _plain_words(error: Any) -> tuple[str, str]:
             return words
     if said.startswith(_BLOCK_ENDS):
         return "this line does not fit the lines above it", "give the keys of one block the same indentation"
-    return f"this is not YAML: {FORBIDDEN.sub('?', said)}", "put text that holds special characters in quotes"
+    return f"this is not YAML: {FORBIDDEN.sub('?', said[:120])}", "put text that holds special characters in quotes"

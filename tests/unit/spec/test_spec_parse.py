@@ -158,6 +158,12 @@ def test_a_bomb_is_one_problem_and_never_expands():
     assert len(refused("\n".join(rows))) == 1
 
 
+@pytest.mark.parametrize("unit", ["{a: 1, a: ", "{1: ", "? ", "{? [", "- ", "[{a: "])
+def test_depth_is_limited_on_every_way_down(unit):
+    document = parse_yaml((unit * 5000).encode())
+    assert document.problems[-1][1].what == f"nested deeper than {MAX_DEPTH} levels"
+
+
 JUNK = st.one_of(
     st.binary(max_size=300),
     st.text(max_size=200).map(lambda text: text.encode(errors="surrogatepass")),
