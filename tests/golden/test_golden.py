@@ -1,0 +1,150 @@
+"""Golden cases: what the examples become, as a listing that people can read and digests that cannot lie.
+
+`pytest tests/golden --update-golden` writes the expected files anew; the diff is what the review reads.
+Wheels, weights and base are small stand-ins with fixed bytes, and the container side is one line, so that a
+change of listing or digest means that packager itself made other bytes.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.bases import make_base
+
+from packager.command import Completed
+from packager.digest import hash_file, sha256_hex
+from packager.facts import BaseFacts
+from packager.image.assemble import assemble_image
+from packager.image.plan import plan_image
+from packager.lock.drift import LAYER_FORMAT, lock_inputs
+from packager.lock.lockfile import ImageBaseLock, Lock, WeightsLock, parse_lock
+from packager.lock.tools import Tools
+from packager.manifest import WeightsFile
+from packager.oci.image import Image
+from packager.oci.inspect import read_base_facts
+from packager.oci.layout import write_layout
+from packager.package.plan import Ingredients, plan_package
+from packager.package.read import read_package
+from packager.package.write import write_package
+from packager.spec.load import SpecFile, load_spec
+from packager.store import Store
+from packager.wheels.contest import find_contests
+from packager.wheels.read import read_wheel
+from packager.wheels.wheel import Wheel
+
+HERE = Path(__file__).parent
+CASES = sorted(path.parent.name for path in HERE.glob("*/packager.yaml"))
+WEIGHTS = b"GGUF stand-in for the weights\n" * 3
+INGREDIENTS = Ingredients(
+    templates={"model/model.py": b"# stand-in for truss_templates/model/model.py\n", "service.py": b"# stand-in\n"},
+    runtime={"__init__.py": b'"""Stand-in for the container side."""\n'},
+    chat_template=None,
+    version="0.0.golden",
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(case: str, tmp_path: Path, update_golden: bool) -> None:
+    file = load_spec(HERE / case)
+    store = Store(tmp_path / "store")
+    lock = make_lock(file, store, tmp_path)
+    plan = plan_package(file.spec, lock, INGREDIENTS)
+    folder = tmp_path / "package"
+    folder.mkdir()
+    write_package(plan, folder, store)
+    package = read_package(folder)
+    assert parse_lock(lock.to_bytes(), where="lock") == lock
+    image = assemble_image(
+        plan_image(package.manifest, package.lock, package.files), package, tools(store), beside=tmp_path
+    )
+    compare(HERE / case / "lock.json", lock.to_bytes().decode(), update_golden)
+    compare(HERE / case / "package.txt", "".join(package_listing(folder)), update_golden)
+    compare(HERE / case / "image.txt", "".join(image_listing(image)), update_golden)
+
+
+def make_lock(file: SpecFile, store: Store, folder: Path) -> Lock:
+    """The lock that resolving would give, were the index and the mirrors our few wheels and one base."""
+    base = make_base(installed={"orjson": "3.10.0", "uvicorn": "0.34.0"})
+    write_layout(base, folder / "base.oci")
+    facts = read_base_facts(base)
+    wheels = tuple(sorted((lock_wheel(path, store) for path in (HERE / "wheels").glob("*.whl")), key=lambda w: w.name))
+    wheels = tuple(wheel for wheel in wheels if wheel.name not in facts.installed)
+    installed = {wheel.name: read_wheel(store.path(wheel.sha256), facts) for wheel in wheels}
+    weights = None
+    if file.spec.weights is not None:
+        stored = store.put([WEIGHTS])
+        name = file.spec.weights.path.name
+        weights = WeightsLock(file.spec.weights.source, "", (WeightsFile(name, stored.size, stored.sha256),))
+    return Lock(
+        layer_format=LAYER_FORMAT,
+        inputs=lock_inputs(file.spec),
+        base=ImageBaseLock("layout", base.manifest_digest),
+        facts=facts,
+        wheels=wheels,
+        contests=find_contests(installed),
+        requirements=tuple(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in wheels),
+        weights=weights,
+    )
+
+
+def lock_wheel(path: Path, store: Store) -> Wheel:
+    stored = store.add(path)
+    name, version = path.name.split("-")[:2]
+    return Wheel(name.replace("_", "-"), version, path.name, stored.size, stored.sha256)
+
+
+def tools(store: Store) -> Tools:
+    def run(argv: object, **_: object) -> Completed:
+        raise AssertionError(f"a golden build runs no program: {argv}")
+
+    return Tools(store=store, run=run, offline=True)
+
+
+def package_listing(folder: Path) -> Iterator[str]:
+    """Every file with its digest; the text of those that packager writes for this case."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        digest, size = hash_file(path)
+        yield f"{digest[:16]}  {size:>6}  {path.relative_to(folder).as_posix()}\n"
+    for name in ("model/manifest.json", "config.yaml", "bentofile.yaml", "Dockerfile", "README.md", "requirements.txt"):
+        yield f"\n--- {name}\n{(folder / name).read_text()}"
+
+
+def image_listing(image: Image) -> Iterator[str]:
+    """Digests, the configuration, and every entry of every layer."""
+    yield f"manifest {image.manifest_digest}\nconfig   {image.config_digest}\n"
+    yield json.dumps(json.loads(image.config), indent=1, sort_keys=True) + "\n"
+    for layer in image.layers:
+        yield f"\nlayer {layer.title}: {layer.size} bytes\n  {layer.digest}\n  diff {layer.diff_id}\n"
+        with tarfile.open(fileobj=io.BytesIO(b"".join(layer.blob.open())), mode="r:gz") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                content = sha256_hex(file.read())[:16] if file else (f"-> {member.linkname}" if member.issym() else "")
+                owner = f"{member.uid}/{member.gid}"
+                yield f"  {tarfile.stat.filemode(member.mode)[1:]} {owner} {member.size:>6} {member.name} {content}\n"
+
+
+def compare(path: Path, found: str, update: bool) -> None:
+    if update:
+        path.write_text(found)
+    expected = path.read_text() if path.exists() else ""
+    assert found == expected, (
+        f"{path.parent.name}/{path.name} differs; `pytest tests/golden --update-golden` rewrites it"
+    )
+
+
+def test_facts_of_the_stand_in_base() -> None:
+    """The base of the golden cases has another Python than Debian's, in another place."""
+    facts = read_base_facts(make_base(installed={"orjson": "3.10.0"}))
+    assert facts == BaseFacts(
+        architecture="amd64",
+        interpreter="/usr/local/bin/python3.12",
+        python="3.12.4",
+        site="/usr/local/lib/python3.12/site-packages",
+        scripts="/usr/local/bin",
+        glibc="2.39",
+        installed={"orjson": "3.10.0"},
+    )
