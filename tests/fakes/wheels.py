@@ -5,6 +5,7 @@ resolve and fetch without a network.
 """
 
 import base64
+import csv
 import hashlib
 import io
 import zipfile
@@ -80,10 +81,12 @@ def _expand(tag: str) -> list[str]:
 
 
 def _record(content: Mapping[str, Entry], own: str, changes: Mapping[str, str | None]) -> bytes:
-    rows = []
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
     for path, entry in content.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(entry.data).digest()).rstrip(b"=").decode()
         text = changes.get(path, f"sha256={digest},{len(entry.data)}")
         if text is not None:
-            rows.append(f"{path},{text}\n")
-    return "".join([*rows, f"{own},,\n"]).encode()
+            writer.writerow([path, *text.split(",")])
+    writer.writerow([own, "", ""])
+    return buffer.getvalue().encode()
