@@ -27,7 +27,7 @@ border per library, with `from`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class PackagerError(Exception):
         super().__init__(what)
 
     @classmethod
-    def collect(cls, problems: Iterable[Problem]) -> "PackagerError":
+    def collect(cls, problems: Iterable[Problem]) -> Self:
         """One error that reports every problem at once, in the order given (at least one)."""
         listed = tuple(problems)
         first = listed[0]

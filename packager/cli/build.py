@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing but a missing lock.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
-def command(console: Console, spec: str, *, dry_run: bool, docker: bool | None, as_json: bool, **options: Any) -> None:
+def command(
+    console: Console, /, spec: str, *, dry_run: bool, docker: bool | None, as_json: bool, **options: Any
+) -> None:
     """Build the package and the image of a spec.
 
     SPEC is a name from `packager catalog`, a packager.yaml, its folder, or a package folder that was

@@ -9,7 +9,8 @@ import click
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; without it the package's.")
-def command(package: Path, *, host: str, port: int | None) -> int:
+@click.pass_context
+def command(ctx: click.Context, package: Path, *, host: str, port: int | None) -> None:
     """Serve the package in the folder PACKAGE until it is stopped.
 
     This Python must have what the package's requirements.txt names. SIGTERM and Ctrl-C drain running
@@ -17,4 +18,4 @@ def command(package: Path, *, host: str, port: int | None) -> int:
     """
     from ..runtime.serve import serve
 
-    return serve(package, host=host, port=port)
+    ctx.exit(serve(package, host=host, port=port))

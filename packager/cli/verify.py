@@ -20,7 +20,7 @@ WORDS = {
 )
 @click.option("--offline", is_flag=True, help="Use the local stores alone.")
 @click.pass_obj
-def command(console: Console, image: str, *, package: Path | None, deep: bool, offline: bool) -> int:
+def command(console: Console, image: str, *, package: Path | None, deep: bool, offline: bool) -> None:
     """Compare IMAGE, a reference in a registry or a layout folder, with the package it was built from."""
     from ..errors import ImageError
     from ..image.describe import is_layout
@@ -46,4 +46,3 @@ def command(console: Console, image: str, *, package: Path | None, deep: bool, o
             mend="build it again, or name the package it was built from with --package",
         )
     console.result(f"{WORDS[verdict.identity]}: {found.manifest_digest}")
-    return 0

@@ -1,7 +1,7 @@
 """Turns an image plan into an image: digests remembered or computed, bytes made only when read."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from ..wheels.fetch import fetch_wheels
 from ..wheels.read import InstalledFile, ZipMember, read_wheel
 from .base import base_image
 from .envelope import ENVELOPE
-from .layers import remembered_layer
+from .layers import Entries, LayerRecipe, remembered_layer
 from .plan import ImagePlan, WeightsPlan, WheelsPlan
-
-Entries = Callable[[], Iterable[Entry]]
 
 
 def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: Path) -> Image:
@@ -33,15 +31,15 @@ def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: P
     wheels = fetch_wheels(
         package.lock.wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
     )
-    recipes: list[tuple[str, str | None, Entries]] = [
-        (plan_.title, plan_.key(), _wheel_entries(plan_, wheels)) for plan_ in plan.wheels
+    recipes = [
+        *(LayerRecipe(one.title, one.key(), _wheel_entries(one, wheels)) for one in plan.wheels),
+        *(LayerRecipe(one.title, one.key(), _weights_entries(one, package.folder)) for one in plan.weights),
+        LayerRecipe("package", None, _package_entries(plan, package.folder)),
     ]
-    recipes += [(plan_.title, plan_.key(), _weights_entries(plan_, package.folder)) for plan_ in plan.weights]
-    recipes.append(("package", None, _package_entries(plan, package.folder)))
     tools.stage("layers")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         # The order of layers is the plan's, whichever thread ends first.
-        layers = list(pool.map(lambda recipe: remembered_layer(*recipe, tools.store), recipes))
+        layers = list(pool.map(lambda recipe: remembered_layer(recipe, tools.store), recipes))
     return make_image(plan.config, layers, base=base)
 
 

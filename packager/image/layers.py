@@ -1,7 +1,7 @@
 """Layers whose digests are remembered: the bytes are made again only when something reads them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from ..oci.blob import RecipeBlob
 from ..oci.layer import LAYER_GZIP, Layer, LayerDigests, digest_layer, layer_chunks
@@ -9,18 +9,29 @@ from ..oci.tar import Entry
 from ..store import Store
 
 
-def remembered_layer(title: str, key: str | None, entries: Callable[[], Iterable[Entry]], store: Store) -> Layer:
-    """The layer of `entries`, with its digests from `store` when `key` names them there.
+Entries = Callable[[], Iterable[Entry]]
 
-    `key` must name everything the bytes depend on; None for a layer that is digested every time.
+
+@dataclass(frozen=True, slots=True)
+class LayerRecipe:
+    """How to make a layer. `key` names everything its bytes depend on; None: digest it every time."""
+
+    title: str
+    key: str | None
+    entries: Entries
+
+
+def remembered_layer(recipe: LayerRecipe, store: Store) -> Layer:
+    """The layer of `recipe`, with its digests from `store` when they are remembered there.
+
     A wrong memo cannot pass: a blob that is not its digest raises IntegrityError when it is read.
     """
-    known = store.recall("layer", key) if key else None
+    known = store.recall("layer", recipe.key) if recipe.key else None
     if known is None:
-        digests = digest_layer(entries())
-        if key:
-            store.remember("layer", key, asdict(digests))
+        digests = digest_layer(recipe.entries())
+        if recipe.key:
+            store.remember("layer", recipe.key, asdict(digests))
     else:
         digests = LayerDigests(**known)
-    blob = RecipeBlob(digests.digest, digests.size, lambda: layer_chunks(entries()), title)
-    return Layer(blob, digests.diff_id, LAYER_GZIP, title)
+    blob = RecipeBlob(digests.digest, digests.size, lambda: layer_chunks(recipe.entries()), recipe.title)
+    return Layer(blob, digests.diff_id, LAYER_GZIP, recipe.title)
