@@ -113,7 +113,7 @@ def _folders(tree: Tree, triplet: str) -> list[str]:
     folders: dict[str, str] = {}
     for folder in listed:
         folders.setdefault(place(folder), folder)
-    return [folder for path, folder in folders.items() if path in tree.entries]
+    return list(folders.values())
 
 
 def _configured(tree: Tree, text: str) -> Iterator[str]:

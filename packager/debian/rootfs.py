@@ -64,9 +64,11 @@ def _read_all(ordered: list[DebianPackage], packages: Mapping[DebianPackage, Pat
             )
         return deb
 
-    # Decompressors let go of the interpreter lock, so lanes are worth their threads.
+    # Decompressors let go of the interpreter lock, so lanes are worth their threads; the largest first, so that
+    # no lane is left with a compiler at the end.
+    largest_first = sorted(ordered, key=lambda package: -package.size)
     with ThreadPoolExecutor(_LANES) as pool:
-        return {package.name: deb for package, deb in zip(ordered, pool.map(read, ordered), strict=True)}
+        return {package.name: deb for package, deb in zip(largest_first, pool.map(read, largest_first), strict=True)}
 
 
 def _replaced(deb: Deb) -> list[str]:

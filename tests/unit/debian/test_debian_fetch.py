@@ -1,0 +1,81 @@
+import pytest
+from debian_fakes import FakeApt, describe
+
+from packager.debian import fetch_packages
+from packager.errors import FetchError, IntegrityError
+from packager.store import Store
+
+ARCHIVES = {f"pkg{index}=1.0-1": b"archive %d" % index for index in range(20)}
+PACKAGES = [describe(key.partition("=")[0], data) for key, data in ARCHIVES.items()]
+
+
+def fetch(tmp_path, apt, packages=PACKAGES, *, offline=False):
+    seen = []
+    found = fetch_packages(
+        packages,
+        Store(tmp_path / "store"),
+        state=tmp_path / "apt",
+        mirror=None,
+        run=apt,
+        offline=offline,
+        on_bytes=seen.append,
+    )
+    assert sum(seen) == sum(package.size for package in packages)
+    return found
+
+
+def test_packages_land_in_the_store_once(tmp_path):
+    apt = FakeApt(ARCHIVES)
+    found = fetch(tmp_path, apt)
+    assert {path.read_bytes() for path in found.values()} == set(ARCHIVES.values())
+    assert set(found) == {package.sha256 for package in PACKAGES}
+    again = FakeApt()
+    assert fetch(tmp_path, again, offline=True) == found
+    assert again.calls == []
+
+
+def test_offline_names_what_is_missing(tmp_path):
+    fetch(tmp_path, FakeApt(ARCHIVES), PACKAGES[:18])
+    apt = FakeApt(ARCHIVES)
+    with pytest.raises(FetchError) as caught:
+        fetch(tmp_path, apt, offline=True)
+    assert [problem.where for problem in caught.value.problems] == [package.file for package in PACKAGES[18:]]
+    assert caught.value.problems[0].what == "this Debian package is not in the local store"
+    assert apt.calls == []
+
+
+def test_only_what_is_gone_is_reported(tmp_path):
+    left = {key: data for key, data in ARCHIVES.items() if key not in {"pkg3=1.0-1", "pkg4=1.0-1"}}
+    with pytest.raises(FetchError) as caught:
+        fetch(tmp_path, FakeApt(left))
+    problems = caught.value.problems
+    assert [problem.where for problem in problems] == ["pkg3_1.0-1_amd64.deb", "pkg4_1.0-1_amd64.deb"]
+    assert problems[0].what.startswith("the Debian mirror has no pkg3 1.0-1: Version '1.0-1' for 'pkg")
+    assert "packager lock" in problems[0].mend
+    fetch(tmp_path, FakeApt(), [package for package in PACKAGES if package.name not in {"pkg3", "pkg4"}], offline=True)
+
+
+def test_other_bytes_are_refused(tmp_path):
+    with pytest.raises(IntegrityError):
+        fetch(tmp_path, FakeApt({**ARCHIVES, "pkg3=1.0-1": b"archive X"}))
+
+
+def test_a_cut_download_is_not_taken_for_the_archive(tmp_path):
+    with pytest.raises(FetchError):
+        fetch(tmp_path, FakeApt({**ARCHIVES, "pkg3=1.0-1": b"arch"}))
+
+
+def test_lists_from_an_earlier_run_spare_the_update(tmp_path):
+    apt = FakeApt(ARCHIVES)
+    fetch(tmp_path, apt, PACKAGES[:2])
+    assert any("update" in call for call in apt.calls)
+    root = next((tmp_path / "apt").iterdir())
+    (root / "lists" / "mirror_Packages").touch()
+    apt = FakeApt(ARCHIVES)
+    fetch(tmp_path, apt, PACKAGES[2:4])
+    assert not any("update" in call for call in apt.calls)
+
+
+def test_no_apt(tmp_path):
+    with pytest.raises(FetchError, match="this machine has no apt"):
+        fetch(tmp_path, FakeApt(missing=True))
