@@ -8,7 +8,6 @@ from ..oci.layer import LAYER_GZIP, Layer, LayerDigests, digest_layer, layer_chu
 from ..oci.tar import Entry
 from ..store import Store
 
-
 Entries = Callable[[], Iterable[Entry]]
 
 

@@ -32,9 +32,9 @@ def write_package(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         target.chmod(0o644)
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
+    for inner in (folder, *folder.rglob("*")):
+        if inner.is_dir():
+            inner.chmod(0o755)
 
 
 def edited_files(folder: Path) -> tuple[str, ...]:
