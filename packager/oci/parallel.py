@@ -19,8 +19,18 @@ def run_parallel(tasks: Sequence[Callable[[Event], T]], threads: int) -> list[T]
     next chunk and not at the end of a gigabyte.
     """
     stop = Event()
+
+    def run(task: Callable[[Event], T]) -> T:
+        if stop.is_set():
+            raise StoppedError
+        try:
+            return task(stop)
+        except BaseException:
+            stop.set()
+            raise
+
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        futures = [pool.submit(task, stop) for task in tasks]
+        futures = [pool.submit(run, task) for task in tasks]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:

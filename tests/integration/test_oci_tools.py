@@ -188,7 +188,7 @@ class TestDocker:
     def test_does_not_take_it_without_layers_that_it_lacks(self, engine):
         image = small_image("one", "two")
         name = f"packager.test/oci:{secrets.token_hex(4)}"
-        with pytest.raises(docker.errors.DockerException, match="no such file|not found"):
+        with pytest.raises(docker.errors.DockerException, match=r"no such file|not found"):
             self.load(engine, image, name, frozenset({image.layers[1].digest}))
 
 
