@@ -7,6 +7,7 @@ its own, because the engine has one owner, and their callers' loops come and go.
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -104,14 +105,19 @@ class _Owner:
         """Run a coroutine on the loop, from another thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def open(self, inputs: Any) -> tuple[Generation, bool]:
-        """AsyncModel.open, on the loop."""
-        return self.model.open(inputs)
+    async def begin(self, inputs: Any, begun: list[Generation]) -> Answer | None:
+        """On the loop: a whole Answer, or None for a stream. `begun` gets the request either way.
 
-    def abort(self, generation: Generation) -> None:
-        """Abort a request, from another thread."""
+        (A caller that is interrupted loses what a coroutine returns, but not what it has put there.)
+        """
+        generation, stream = self.model.open(inputs)
+        begun.append(generation)
+        return None if stream else await collect(generation)
+
+    def abort(self, begun: list[Generation]) -> None:
+        """Abort requests, from another thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(generation.abort)
+            self._loop.call_soon_threadsafe(_abort_all, begun)  # after what may yet fill `begun`
 
     def close(self) -> None:
         """Stop the model and the loop. Idempotent."""
@@ -127,6 +133,11 @@ class _Owner:
             self._loop.close()
 
 
+def _abort_all(begun: list[Generation]) -> None:
+    for generation in begun:
+        generation.abort()
+
+
 class LocalModel:
     """A loaded model for synchronous code: `with load("dist/NAME") as model: model.predict({...})`."""
 
@@ -135,8 +146,13 @@ class LocalModel:
 
     def predict(self, inputs: Any) -> Answer | Iterator[str]:
         """An Answer, or with `stream: true` an iterator of text; its failure is raised from it."""
-        generation, stream = self._owner.submit(self._owner.open(inputs)).result()
-        return self._texts(generation) if stream else self._collect(generation)
+        begun: list[Generation] = []
+        try:
+            whole = self._owner.submit(self._owner.begin(inputs, begun)).result()
+        except BaseException:
+            self._owner.abort(begun)
+            raise
+        return self._stream(begun) if whole is None else whole
 
     def close(self) -> None:
         """End what runs and give the engine back. Idempotent."""
@@ -150,11 +166,11 @@ class LocalModel:
     ) -> None:
         self.close()
 
-    def _collect(self, generation: Generation) -> Answer:
-        try:
-            return self._owner.submit(collect(generation)).result()
-        finally:
-            self._owner.abort(generation)
+    def _stream(self, begun: list[Generation]) -> Iterator[str]:
+        texts = self._texts(begun[0])
+        # A generator that is dropped before its first step runs no `finally`.
+        weakref.finalize(texts, self._owner.abort, begun)
+        return texts
 
     def _texts(self, generation: Generation) -> Iterator[str]:
         try:
@@ -163,7 +179,7 @@ class LocalModel:
                     if delta.text:
                         yield delta.text
         finally:
-            self._owner.abort(generation)
+            self._owner.abort([generation])
 
 
 def load(package: str | Path) -> LocalModel:
@@ -188,9 +204,17 @@ class Model:
 
     async def predict(self, inputs: Any) -> Answer | AsyncIterator[str]:
         """An Answer, or with `stream: true` a native async generator of text that raises when it fails."""
-        owner = self._loaded()
-        generation, stream = await asyncio.wrap_future(owner.submit(owner.open(inputs)))
-        return _bridged(owner, generation) if stream else await asyncio.wrap_future(owner.submit(collect(generation)))
+        owner, begun = self._loaded(), list[Generation]()
+        try:
+            whole = await asyncio.wrap_future(owner.submit(owner.begin(inputs, begun)))
+        except asyncio.CancelledError:
+            owner.abort(begun)
+            raise
+        if whole is not None:
+            return whole
+        texts = _bridged(owner, begun[0])
+        weakref.finalize(texts, owner.abort, begun)
+        return texts
 
     def is_healthy(self) -> bool:
         """Whether a request would be taken."""
@@ -215,4 +239,4 @@ async def _bridged(owner: _Owner, generation: Generation) -> AsyncIterator[str]:
                 if delta.text:
                     yield delta.text
     finally:
-        owner.abort(generation)
+        owner.abort([generation])

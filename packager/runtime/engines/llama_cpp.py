@@ -29,6 +29,7 @@ import xllamacpp
 
 from ...errors import ContextLengthError, EngineError, LoadError, PackagerError, RequestError
 from ..engine import Delta, EngineFacts, EngineHealth, EngineSetup, FinishReason, GenerationRequest, Usage
+from ..stops import StopText
 from ..threads import in_daemon_thread
 from . import read_options
 from .gguf import trained_context
@@ -122,13 +123,21 @@ class LlamaCppEngine:
         self._calls[request.id] = call
         work = self._pool.submit(self._run, request, call)
         reader = _Reader("prompt" if request.messages is None else "messages")
+        stop = StopText(request.sampling.stop)
+        met = False
         try:
             async for chunk in call.chunks():
-                text = reader.read(chunk)
-                if text and not call.cancelled:
-                    yield Delta(text)
+                text, tokens = reader.read(chunk)
+                if call.cancelled or not tokens:
+                    continue
+                text, met = stop.feed(text)
+                call.cancelled = met
+                yield Delta(text, tokens)
             await _finished(work)
-            yield Delta("", 0, *reader.end(cancelled=call.cancelled))
+            if met:
+                yield Delta("", 0, "stop", reader.usage)
+            else:
+                yield Delta(stop.rest(), 0, *reader.end(cancelled=call.cancelled))
         finally:
             call.cancelled = True
             del self._calls[request.id]
@@ -209,39 +218,43 @@ class _Call:
 class _Reader:
     """Reads llama.cpp's chunks: text as it comes; at the end why, and how many tokens."""
 
-    __slots__ = ("_finish", "_parameter", "_prompt", "_usage", "_written")
+    __slots__ = ("_finish", "_parameter", "_prompt", "_written")
 
     def __init__(self, parameter: str) -> None:
         self._parameter = parameter
         self._finish: FinishReason | None = None
-        self._usage: Usage | None = None
         self._prompt = 0
         self._written = 0
 
-    def read(self, chunk: str) -> str:
-        """The chunk's text. Raises what an error chunk says."""
+    def read(self, chunk: str) -> tuple[str, int]:
+        """The chunk's text, and how many tokens stand behind it. Raises what an error chunk says."""
         value = orjson.loads(chunk)
         if error := value.get("error"):
             raise self._failure(error)
-        if usage := value.get("usage"):
-            self._usage = Usage(usage["prompt_tokens"], usage["completion_tokens"])
         if progress := value.get("prompt_progress"):
             self._prompt = progress["total"]
-            return ""
-        text = ""
+            return "", 0
+        text, before = "", self._written
         for choice in value["choices"]:
             self._finish = choice["finish_reason"] or self._finish
             text += (choice["delta"].get("content") if "delta" in choice else choice["text"]) or ""
-        self._written += bool(text)
-        return text
+        if timings := value.get("timings"):
+            self._written = timings["predicted_n"]
+        if usage := value.get("usage"):
+            self._prompt, self._written = usage["prompt_tokens"], usage["completion_tokens"]
+        return text, self._written - before
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(self._prompt, self._written)
 
     def end(self, *, cancelled: bool) -> tuple[FinishReason, Usage]:
         """Why the stream ended. Raises EngineError when llama.cpp does not say."""
-        usage = self._usage or Usage(self._prompt, self._written)
         if self._finish is not None:
-            return self._finish, usage
+            return self._finish, self.usage
         if cancelled:
-            return "abort", usage
+            return "abort", self.usage
         raise EngineError("llama.cpp ended the stream without a reason")
 
     def _failure(self, error: dict[str, Any]) -> PackagerError:
@@ -265,12 +278,17 @@ async def _finished(work: "Future[None]") -> None:
 
 
 def _body(request: GenerationRequest) -> dict[str, Any]:
-    """The request in the words of llama.cpp's server."""
+    """The request in the words of llama.cpp's server.
+
+    Without stop strings: those are StopText's, because llama.cpp loses the text that it holds back for
+    them when the answer ends at its limit.
+    """
     sampling = request.sampling
     body: dict[str, Any] = {
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,
+        "timings_per_token": True,
         "n_predict": -1 if sampling.max_tokens is None else sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -280,7 +298,6 @@ def _body(request: GenerationRequest) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "repeat_penalty": sampling.repetition_penalty,
-        "stop": list(sampling.stop) or None,
     }
     if request.messages is None:
         body["prompt"] = request.prompt

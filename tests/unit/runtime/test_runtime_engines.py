@@ -1,0 +1,137 @@
+"""What an adapter does beside the conformance suite: options, weights, errors of loading."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from fakes.engines import make_setup
+from fakes.gguf import write_tiny_gguf
+
+from packager.errors import EngineError, LoadError
+from packager.runtime.engine import GenerationRequest, SamplingParams
+from packager.runtime.engines import open_engine
+from packager.runtime.engines.gguf import trained_context
+from packager.runtime.engines.llama_cpp import usable_cores
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_tiny_gguf(tmp_path / "tiny.gguf", context_length=384)
+
+
+def test_an_unknown_engine():
+    with pytest.raises(LoadError, match="no adapter for the engine 'warp'; it has echo, llama_cpp"):
+        open_engine("warp", make_setup())
+
+
+async def test_echo_fails_where_it_is_told_to():
+    engine = open_engine("echo", make_setup(fail_after=2))
+    await engine.start()
+    stream = engine.stream(GenerationRequest("r", prompt="a b c d"))
+    assert [(await anext(stream)).text, (await anext(stream)).text] == ["a", " b"]
+    with pytest.raises(EngineError, match="fail_after"):
+        await anext(stream)
+
+
+async def test_echo_keeps_all_white_space():
+    engine = open_engine("echo", make_setup())
+    await engine.start()
+    prompt = "  two  words \n"
+    assert "".join([delta.text async for delta in engine.stream(GenerationRequest("r", prompt=prompt))]) == prompt
+
+
+def test_the_trained_context_is_read_from_the_header(tiny):
+    assert trained_context(tiny) == 384
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda data: b"junk" + data[4:], "does not begin with GGUF"),
+        (lambda data: data[:40], "no complete GGUF"),
+        (lambda data: b"", "does not begin with GGUF"),
+    ],
+)
+def test_a_damaged_header(tiny, change, what):
+    tiny.write_bytes(change(tiny.read_bytes()))
+    with pytest.raises(LoadError, match=what):
+        trained_context(tiny)
+
+
+async def test_llama_cpp_uses_the_trained_context_unless_told(tiny):
+    engine = open_engine("llama_cpp", make_setup(tiny, threads=1))
+    assert (await engine.start()).context_length == 384
+    await engine.stop()
+
+
+async def test_llama_cpp_without_its_file(tmp_path):
+    engine = open_engine("llama_cpp", make_setup(tmp_path / "gone.gguf"))
+    with pytest.raises(LoadError, match="cannot be read"):
+        await engine.start()
+
+
+async def test_llama_cpp_refuses_what_the_library_refuses(tiny, capfd):
+    tiny.write_bytes(tiny.read_bytes()[:20000])  # a whole header, tensors cut off
+    engine = open_engine("llama_cpp", make_setup(tiny, context_length=64))
+    with pytest.raises(LoadError, match=r"llama\.cpp cannot load the model"):
+        await engine.start()
+    assert "error loading model" in capfd.readouterr().err
+
+
+async def test_llama_cpp_reads_text_of_several_tokens_a_character(tiny):
+    engine = open_engine("llama_cpp", make_setup(tiny, threads=1))
+    await engine.start()
+    request = GenerationRequest("r", prompt="naïve 漢字 🙂", sampling=SamplingParams(max_tokens=4, temperature=0))
+    deltas = [delta async for delta in engine.stream(request)]
+    await engine.stop()
+    assert deltas[-1].usage.completion_tokens == sum(delta.tokens for delta in deltas) == 4
+
+
+async def test_nobody_can_reach_llama_cpps_own_listener(tiny):
+    """Its HTTP listener would pass by admission: no TCP socket, and its Unix socket has no name any more."""
+    before = await asyncio.to_thread(_listeners)
+    engine = open_engine("llama_cpp", make_setup(tiny, threads=1))
+    await engine.start()
+    new = (await asyncio.to_thread(_listeners)) - before
+    await engine.stop()
+    assert len(new) == 1
+    assert _is_gone(new.pop())
+
+
+def _is_gone(name: str) -> bool:
+    return name.startswith("/") and not Path(name).parent.exists()
+
+
+def _listeners() -> set[str]:
+    """What this process listens on: `HOST:PORT` in the kernel's hexadecimal, or a Unix socket's path."""
+    owned = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:"):
+            owned.add(target[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for row in _rows(table):
+            if row[3] == "0A" and row[9] in owned:
+                found.add(row[1])
+    for row in _rows("unix"):
+        if row[3] == "00010000" and row[6] in owned:
+            found.add(row[7])
+    return found
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [line.split() for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]]
+
+
+def test_a_container_quota_bounds_the_threads(tmp_path):
+    quota = tmp_path / "cpu.max"
+    quota.write_text("50000 100000\n")
+    assert usable_cores(quota) == 1
+    quota.write_text("max 100000\n")
+    assert usable_cores(quota) == len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path / "none") == len(os.sched_getaffinity(0))

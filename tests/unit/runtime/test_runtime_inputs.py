@@ -1,0 +1,76 @@
+import pytest
+
+from packager.errors import RequestError
+from packager.runtime.engine import GenerationRequest, Message, SamplingParams
+from packager.runtime.inputs import parse_inputs
+
+
+def test_everything_given_arrives():
+    request, stream = parse_inputs(
+        {
+            "prompt": "p",
+            "max_tokens": 5,
+            "temperature": 0,
+            "top_p": 0.5,
+            "top_k": 3,
+            "min_p": 0.1,
+            "seed": 7,
+            "presence_penalty": 1,
+            "frequency_penalty": -1,
+            "repetition_penalty": 1.1,
+            "stop": "x",
+            "stream": True,
+        },
+        "id",
+    )
+    sampling = SamplingParams(5, 0.0, 0.5, 3, 0.1, 7, 1.0, -1.0, 1.1, ("x",))
+    assert request == GenerationRequest("id", prompt="p", sampling=sampling)
+    assert stream is True
+
+
+def test_null_is_not_given():
+    request, stream = parse_inputs({"prompt": "p", "messages": None, "stop": None, "stream": None, "other": None})
+    assert request.sampling == SamplingParams()
+    assert stream is False
+
+
+def test_messages():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request, _ = parse_inputs(
+        {"messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}]}
+    )
+    assert request.messages == (Message("system", "be brief"), Message("user", "ab"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where"),
+    [
+        ([], ""),
+        ({}, "prompt"),
+        ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": "\ud800"}, "prompt"),
+        ({"messages": []}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a", "name": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": True}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": 1.5}, "max_tokens"),
+        ({"prompt": "a", "temperature": 2.1}, "temperature"),
+        ({"prompt": "a", "temperature": float("nan")}, "temperature"),
+        ({"prompt": "a", "temperature": "1"}, "temperature"),
+        ({"prompt": "a", "stop": [""]}, "stop"),
+        ({"prompt": "a", "stop": ["x"] * 17}, "stop"),
+        ({"prompt": "a", "stop": 1}, "stop"),
+        ({"prompt": "a", "stream": "yes"}, "stream"),
+        ({"prompt": "a", "best_of": 1}, "best_of"),
+    ],
+)
+def test_what_is_off_is_named(inputs, where):
+    with pytest.raises(RequestError) as caught:
+        parse_inputs(inputs)
+    assert caught.value.problems[0].where == where

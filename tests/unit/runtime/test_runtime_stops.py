@@ -1,0 +1,47 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packager.runtime.stops import StopText
+
+
+def run(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
+    stop, out = StopText(stops), ""
+    for piece in pieces:
+        text, met = stop.feed(piece)
+        out += text
+        if met:
+            return out, True
+    return out + stop.rest(), False
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "expected"),
+    [
+        ((), ["a", "b"], ("ab", False)),
+        (("X",), ["aXb"], ("a", True)),
+        (("END",), ["a E", "N", "D b"], ("a ", True)),
+        (("END",), ["a E", "N", "X"], ("a ENX", False)),
+        (("b", "ab"), ["cab"], ("c", True)),
+        (("aab",), ["aa", "ab"], ("a", True)),
+        (("END",), ["EN"], ("EN", False)),
+    ],
+)
+def test_examples(stops, pieces, expected):
+    assert run(stops, pieces) == expected
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), st.data())
+def test_cutting_the_text_otherwise_changes_nothing(text, stops, data):
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))) | {0, len(text)})
+    pieces = [text[low:high] for low, high in pairwise(cuts)]
+    at = min((text.find(stop) for stop in stops if stop in text), default=-1)
+    got, met = run(tuple(stops), pieces)
+    assert met == (at >= 0)
+    if not met:
+        assert got == text
+    else:
+        # Pieces decide only between stop strings that overlap: the output ends before one of them.
+        assert any(text.startswith(got + stop) for stop in stops)

@@ -1,0 +1,177 @@
+"""The small pure pieces: JSON, logs, metrics, events, the description."""
+
+import io
+import json
+import logging
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from packager.errors import (
+    ContextLengthError,
+    EngineError,
+    LoadError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
+from packager.runtime.engine import Delta, Usage
+from packager.runtime.logs import LOG, JsonLines, event
+from packager.runtime.metrics import Metrics
+from packager.runtime.server.describe import describe
+from packager.runtime.server.http import HttpError, error_body, parse_json
+from packager.runtime.server.openai import parse_chat, parse_completion
+from packager.runtime.server.sse import token_template
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"{", "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff", "not UTF-8"),
+        (b'{"a": 1, "a": 2}', "'a' stands twice"),
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": -Infinity}', "-Infinity is not JSON"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not strict JSON"),
+    ],
+)
+def test_json_is_read_strictly(body, what):
+    with pytest.raises(RequestError, match=what):
+        parse_json(body)
+
+
+def test_good_json():
+    assert parse_json(b'{"a": [1, "\xc3\xa9"]}') == {"a": [1, "é"]}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "param", "code"),
+    [
+        (RequestError("x", where="stop"), "invalid_request_error", "stop", "invalid_request"),
+        (ContextLengthError("x", where="prompt"), "invalid_request_error", "prompt", "context_length_exceeded"),
+        (HttpError(413, "x"), "invalid_request_error", None, "invalid_request"),
+        (OverloadedError("x"), "rate_limit_error", None, "overloaded"),
+        (UnavailableError("x"), "unavailable_error", None, "unavailable"),
+    ],
+)
+def test_errors_in_openais_shape(error, kind, param, code):
+    assert error_body(error) == {"error": {"message": "x", "type": kind, "param": param, "code": code}}
+
+
+@pytest.mark.parametrize("error", [EngineError("secret path"), LoadError("secret path")])
+def test_an_engines_own_words_stay_in_the_log(error):
+    assert "secret" not in json.dumps(error_body(error))
+
+
+def test_a_template_puts_any_text_in_its_place():
+    before, after = token_template(lambda text: {"a": text, "b": 'x"\x01'})
+    text = 'new\nline "quoted" \x00 é'
+    event_bytes = before + json.dumps(text).encode() + after
+    assert json.loads(event_bytes.removeprefix(b"data: ")) == {"a": text, "b": 'x"\x01'}
+    assert event_bytes.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"model": None}, "model"),
+        ({"model": "other"}, "model"),
+        ({"messages": None}, "messages"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"tools": [{}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"guided_json": {}}, "guided_json"),
+    ],
+)
+def test_chat_refuses_by_name(change, where):
+    with pytest.raises(RequestError) as caught:
+        parse_chat(CHAT | change, "id", "m")
+    assert caught.value.problems[0].where == where
+
+
+def test_chat_lets_pass_what_asks_for_nothing():
+    neutral = {"n": 1, "logprobs": False, "user": "u", "tools": [], "response_format": {"type": "text"}, "store": False}
+    reply = parse_chat(CHAT | neutral | {"max_completion_tokens": 3}, "id", "m")
+    assert reply.request.sampling.max_tokens == 3
+
+
+def test_completion_takes_a_prompt_or_a_list_of_one():
+    assert parse_completion({"model": "m", "prompt": ["p"]}, "id", "m").request.prompt == "p"
+    for prompt in (["a", "b"], [1, 2], [], None):
+        with pytest.raises(RequestError, match="prompt"):
+            parse_completion({"model": "m", "prompt": prompt}, "id", "m")
+
+
+def test_an_unknown_model_is_404():
+    with pytest.raises(HttpError, match="'other' does not exist here; this server has 'm'") as caught:
+        parse_chat(CHAT | {"model": "other"}, "id", "m")
+    assert caught.value.status == 404
+
+
+def test_the_forms_of_a_chat():
+    reply = parse_chat(CHAT | {"stream": True, "stream_options": {"include_usage": True}}, "id", "m")
+    last = Delta("", 0, "stop", Usage(3, 2))
+    events = [json.loads(line[6:]) for line in reply.shape.closing(last).decode().split("\n\n") if line]
+    assert events[0]["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]
+    assert events[0]["usage"] is None
+    assert events[1]["choices"] == []
+    assert events[1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    whole = reply.whole("text", last)
+    assert whole["object"] == "chat.completion"
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "text"}
+
+
+def test_a_log_line_is_json():
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    LOG.addHandler(handler)
+    level = LOG.level
+    LOG.setLevel(logging.INFO)
+    try:
+        event("ready", model="m", seconds=1.5)
+        event("quiet", logging.DEBUG)
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+    (line,) = stream.getvalue().splitlines()
+    record = json.loads(line)
+    assert record.pop("time").endswith("Z")
+    assert record == {"level": "info", "event": "ready", "model": "m", "seconds": 1.5}
+
+
+def test_metrics_are_prometheus_text():
+    metrics = Metrics()
+    metrics.running, metrics.ready, metrics.phases["weights"] = 2, True, 0.25
+    metrics.outcomes["abort"] = 3
+    for seconds in (0.0005, 0.3, 100):
+        metrics.first_token.observe(seconds)
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(metrics.text())
+        for sample in family.samples
+    }
+    assert samples["packager_ready",] == 1
+    assert samples["packager_requests_running",] == 2
+    assert samples["packager_load_seconds", "weights"] == 0.25
+    assert samples["packager_requests_total", "abort"] == 3
+    assert samples["packager_first_token_seconds_bucket", "0.001"] == 1
+    assert samples["packager_first_token_seconds_bucket", "0.5"] == 2
+    assert samples["packager_first_token_seconds_bucket", "+Inf"] == 3
+    assert samples["packager_first_token_seconds_count",] == 3
+
+
+def test_the_description_names_every_sampling_parameter():
+    document = json.dumps(describe("m", "1"))
+    for name in ("temperature", "min_p", "repetition_penalty", "max_completion_tokens", "stream_options"):
+        assert f'"{name}"' in document
