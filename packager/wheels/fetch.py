@@ -17,7 +17,7 @@ from .wheel import Wheel
 
 _AT_ONCE = 4  # pip processes: more only queue at the index
 _BATCH_BYTES = 24_000_000
-_BATCH_WHEELS = 8  # few enough that an interrupted fetch keeps most of what it had
+_BATCH_WHEELS = 20  # starting pip costs more than a small wheel; few enough that an interrupted fetch keeps most
 _LOOK_SECONDS = 0.25
 _NAMED = 5
 

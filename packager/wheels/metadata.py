@@ -18,12 +18,13 @@ from ..errors import ImageError, IntegrityError
 _REFERENCE = re.compile(r"(?P<module>\w+(?:\.\w+)*)\s*:\s*(?P<attribute>\w+(?:\.\w+)*)\s*(?:\[.*\])?\s*$")
 _LONGEST_SHEBANG = 127  # Linux before 5.1 cuts it there
 
+# The text pip writes, so that a tool which compares finds nothing.
 _SCRIPT = """\
 #!{interpreter}
 import sys
 from {module} import {name}
-if __name__ == "__main__":
-    sys.argv[0] = sys.argv[0].removesuffix(".exe")
+if __name__ == '__main__':
+    sys.argv[0] = sys.argv[0].removesuffix('.exe')
     sys.exit({attribute}())
 """
 

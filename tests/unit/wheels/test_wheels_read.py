@@ -106,8 +106,8 @@ def test_scripts_name_the_images_interpreter(tmp_path: Path, facts: BaseFacts) -
         b"#!/usr/bin/python3.11\n"
         b"import sys\n"
         b"from tool.cli import App\n"
-        b'if __name__ == "__main__":\n'
-        b'    sys.argv[0] = sys.argv[0].removesuffix(".exe")\n'
+        b"if __name__ == '__main__':\n"
+        b"    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n"
         b"    sys.exit(App.run())\n"
     )
 
