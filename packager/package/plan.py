@@ -29,6 +29,7 @@ from ..manifest import (
     WeightsFile,
     WeightsManifest,
 )
+from ..recipes import RECIPES
 from ..spec.image import LayoutBase, RegistryBase
 from ..spec.model import ModelSpec
 from . import text
@@ -144,20 +145,38 @@ def _bentofile(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
+_TRUSS_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+"""Those of Truss's Pythons that the container side runs on, oldest first."""
+
+_TRUSS_ACCELERATORS = frozenset(
+    {"A100", "A100_40GB", "A10G", "B200", "B300", "GB300", "H100", "H100_40GB", "H200", "L4", "L40S", "T4", "V100"}
+    | {"RTX_PRO_6000"}
+)
+
+
 def _truss_config(spec: ModelSpec, lock: Lock) -> dict[str, Any]:
-    gpu = {"accelerator": f"{spec.hardware.gpu}:{spec.hardware.count}"} if spec.hardware.gpu else {}
-    minor = lock.facts.python_minor.replace(".", "")
+    # requirements.txt is good for every Python from the floor on, so another one than the image's does too.
+    python = lock.facts.python_minor if lock.facts.python_minor in _TRUSS_PYTHONS else _TRUSS_PYTHONS[-1]
+    system = sorted({*RECIPES[spec.engine.kind].system_packages, *spec.image.system_packages})
     return {
         "model_name": spec.name,
         "description": spec.description or f"{spec.name} on {spec.engine.kind}, packaged by packager",
-        "python_version": f"py{minor}",
+        "python_version": f"py{python.replace('.', '')}",
         "requirements_file": "./requirements.txt",
+        "system_packages": system,
         "data_dir": DATA,
         "bundled_packages_dir": "packages",
         "environment_variables": dict(sorted(spec.image.env.items())),
-        "resources": {"use_gpu": bool(spec.hardware.gpu), **gpu},
+        "resources": _truss_resources(spec),
         "runtime": {"predict_concurrency": spec.serving.max_concurrency},
     }
+
+
+def _truss_resources(spec: ModelSpec) -> dict[str, str]:
+    """The GPU by Truss's name for it; a GPU that Truss does not know is left for its user to choose."""
+    name = (spec.hardware.gpu or "").upper().replace("-", "_")
+    name = {"A100_80GB": "A100", "H100_80GB": "H100", "A10": "A10G"}.get(name, name)
+    return {"accelerator": f"{name}:{spec.hardware.gpus}"} if name in _TRUSS_ACCELERATORS else {}
 
 
 def _yaml(value: dict[str, Any]) -> bytes:
