@@ -180,7 +180,7 @@ def test_a_path_below_another_packages_link_is_refused(tmp_path):
 
 
 def test_an_archive_of_another_package_is_refused(tmp_path):
-    with pytest.raises(ImageError, match="the archive holds other 1.0-1, not demo 1.0-1"):
+    with pytest.raises(ImageError, match=r"the archive holds other 1\.0-1, not demo 1\.0-1"):
         build(tmp_path, {"demo": make_deb("other", [])})
 
 
