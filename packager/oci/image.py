@@ -4,6 +4,7 @@ Always OCI media types, canonical JSON, and no clock: what we create was created
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 EPOCH = "1970-01-01T00:00:00Z"
 MAX_LAYERS = 125
@@ -160,15 +163,18 @@ def select_manifest(index: Mapping[str, Any], architecture: str, *, where: str) 
 
     An entry without a platform counts when it is the only image. Raises ImageError with what there is instead.
     """
-    rows = [row for row in index.get("manifests", ()) if row.get("mediaType", MANIFEST) in (MANIFEST, DOCKER_MANIFEST)]
-    known = [(row, row.get("platform") or {}) for row in rows]
-    known = [(row, platform) for row, platform in known if platform.get("os") != "unknown"]  # attestations
-    if len(known) == 1 and not known[0][1]:
-        return read_descriptor(known[0][0], where=where)
-    for row, platform in known:
-        if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
-            return read_descriptor(row, where=where)
-    names = sorted({f"{p.get('os', '?')}/{p.get('architecture', '?')}" for _, p in known})
+    try:
+        rows = [row for row in index["manifests"] if row.get("mediaType", MANIFEST) in (MANIFEST, DOCKER_MANIFEST)]
+        known = [(row, row.get("platform") or {}) for row in rows]
+        known = [(row, platform) for row, platform in known if platform.get("os") != "unknown"]  # attestations
+        if len(known) == 1 and not known[0][1]:
+            return read_descriptor(known[0][0], where=where)
+        for row, platform in known:
+            if (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
+                return read_descriptor(row, where=where)
+        names = sorted({f"{p.get('os', '?')}/{p.get('architecture', '?')}" for _, p in known})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _broken(f"its index is not one of images ({type(error).__name__}: {error})", where) from error
     raise ImageError(
         f"the index has no image for linux/{architecture}; it has {', '.join(names) or 'no image at all'}",
         where=where,
@@ -248,13 +254,15 @@ def _as_oci(layer: Layer) -> Layer:
 
 def read_descriptor(row: Mapping[str, Any], *, where: str) -> Descriptor:
     """A descriptor from decoded JSON; ImageError for a digest that is no sha256 or a size that is none."""
-    media_type, digest, size = row["mediaType"], row["digest"], row["size"]
-    name = str(digest).removeprefix("sha256:")
-    if not str(digest).startswith("sha256:") or len(name) != 64 or set(name) - set("0123456789abcdef"):
+    try:
+        media_type, digest, size = row["mediaType"], row["digest"], row["size"]
+    except (KeyError, TypeError) as error:
+        raise _broken(f"a descriptor in it is incomplete ({error})", where) from error
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise _broken(f"it names a blob by {digest!r}, which is no sha256 digest", where)
     if not isinstance(size, int) or size < 0:
         raise _broken(f"it gives {digest} the size {size!r}", where)
-    return Descriptor(str(media_type), str(digest), size)
+    return Descriptor(str(media_type), digest, size)
 
 
 def _broken(what: str, where: str) -> ImageError:

@@ -54,9 +54,7 @@ def read_base_facts(image: Image) -> BaseFacts:
 
 def read_base(image: Image) -> BaseReading:
     """As `read_base_facts`, with the evidence beside it."""
-    config = json.loads(image.config)
-    architecture = str(config["architecture"])
-    env = dict(str(item).partition("=")[::2] for item in (config.get("config") or {}).get("Env") or ())
+    architecture, env = _config(image.config)
     tree = read_tree(image, _look)
     glibc = _glibc(tree, architecture)
     python = _find_python(tree, env.get("PATH") or _DEFAULT_PATH)
@@ -75,6 +73,17 @@ def read_base(image: Image) -> BaseReading:
         installed=_installed(tree, python, [*filter(None, env.get("PYTHONPATH", "").split(":")), site]),
     )
     return BaseReading(facts, source)
+
+
+def _config(data: bytes) -> tuple[str, Mapping[str, str]]:
+    """Architecture and environment from an image config's bytes."""
+    try:
+        config = json.loads(data)
+        run = config.get("config") or {}
+        return str(config["architecture"]), dict(str(item).partition("=")[::2] for item in run.get("Env") or ())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"the base's config is not one of an image ({type(error).__name__}: {error})"
+        raise ImageError(what, where="base", mend="fetch or build the base again") from error
 
 
 @dataclass(frozen=True, slots=True)

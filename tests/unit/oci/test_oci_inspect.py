@@ -208,6 +208,11 @@ class TestRefusals:
         with pytest.raises(ImageError, match="not a tar archive"):
             read_base_facts(image(Layer(BytesBlob(data), "sha256:x", LAYER_GZIP, "t")))
 
+    @pytest.mark.parametrize("config", [b"", b"[]", b"{}", b'{"architecture":"amd64","config":{"Env":1}}'])
+    def test_a_config_that_is_none(self, config):
+        with pytest.raises(ImageError, match="config is not one of an image"):
+            read_base_facts(Image(b"{}", config, ()))
+
     def test_a_path_that_leaves_the_image(self):
         with pytest.raises(ImageError, match="leaves the image"):
             read_base_facts(image(tar(("usr/../../etc/passwd", b"x"))))

@@ -183,6 +183,11 @@ class TestSelect:
         with pytest.raises(ImageError, match="no image at all"):
             select_manifest({"manifests": []}, "amd64", where="x")
 
+    @pytest.mark.parametrize("index", [{}, {"manifests": None}, {"manifests": [1]}, {"manifests": [{"digest": 1}]}])
+    def test_of_what_is_no_index(self, index):
+        with pytest.raises(ImageError, match="not an image that packager can read"):
+            select_manifest(index, "amd64", where="x")
+
     def test_index_is_canonical(self):
         assert image_index([]).startswith(b'{"manifests":[],"mediaType":"application/vnd.oci.image.index')
 
