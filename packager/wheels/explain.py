@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from ..errors import ResolveError
 from .index import hide_secrets
@@ -16,11 +17,11 @@ _PYTHONS = re.compile(
     r"only found wheels for `([^`]+)` \(v?([^)]+)\) with the following Python(?: ABI| implementation)? tags?: (.+)"
 )
 _SOURCE = re.compile(r"Wheels are required for `([^`]+)` because building from source is disabled")
-_PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([^\s,]+)")
+_PIN = re.compile(r"([A-Za-z0-9][\w.-]*)={2,3}([^\s,]+)")
 _LONGEST_REASON = 1200
 
 
-def explain(stderr: str, target: str, installed: Mapping[str, str]) -> ResolveError:
+def explain(stderr: str, target: str, installed: Mapping[str, Version]) -> ResolveError:
     """The ResolveError for uv's `stderr`.
 
     `target` describes the interpreter and platform; `installed` is what the base already has.
@@ -65,9 +66,9 @@ def _no_wheel(text: str, target: str) -> ResolveError | None:
     return None
 
 
-def _unsatisfiable(reason: str, installed: Mapping[str, str]) -> ResolveError:
+def _unsatisfiable(reason: str, installed: Mapping[str, Version]) -> ResolveError:
     pinned = {(canonicalize_name(name), version.rstrip(".")) for name, version in _PIN.findall(reason)}
-    clashes = [f"{name} {version}" for name, version in sorted(installed.items()) if (name, version) in pinned]
+    clashes = [f"{name} {version}" for name, version in installed.items() if (name, str(version)) in pinned]
     if clashes:
         return ResolveError(
             f"the base already has {', '.join(clashes)}, which the requirements do not allow: {reason}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..digest import CHUNK
-from ..errors import FetchError
+from ..errors import FetchError, OutputError
 from ..facts import BaseFacts
 from ..store import Store
 from .command import Runner, kill_running, run_command
@@ -43,18 +43,21 @@ def fetch_wheels(
 
     `on_bytes(file, have, size)` is told, in this thread, of every file that grows. Wheels fetched
     before a failure or an interruption stay in the store. Raises FetchError when a wheel cannot be had,
-    IntegrityError when its bytes are not the locked ones.
+    IntegrityError when its bytes are not the locked ones, OutputError when the store cannot be written.
     """
     missing = {wheel.sha256: wheel for wheel in wheels if store.find(wheel.sha256, wheel.size) is None}
     if missing and offline:
         raise _offline(list(missing.values()))
     if missing:
+        pip_env = configured_clients(run).pip_env
         staging = store.root / "tmp"
-        staging.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=staging, prefix="wheels-") as folder:
-            pip_env = configured_clients(run).pip_env
-            batches = _batches(list(missing.values()), Path(folder))
-            _fetch_all(batches, lambda batch: _fetch(batch, store, facts, run, pip_env), on_bytes)
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=staging, prefix="wheels-") as folder:
+                batches = _batches(list(missing.values()), Path(folder))
+                _fetch_all(batches, lambda batch: _fetch(batch, store, facts, run, pip_env), on_bytes)
+        except OSError as error:
+            raise OutputError(f"cannot write to the store: {error.strerror}", where=str(store.root)) from error
     return {wheel.sha256: store.path(wheel.sha256) for wheel in wheels}
 
 
@@ -71,8 +74,8 @@ def _batches(wheels: Sequence[Wheel], folder: Path) -> list[_Batch]:
 
 def _fetch_all(batches: Sequence[_Batch], fetch: Callable[[_Batch], None], on_bytes: OnBytes | None) -> None:
     pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels")
+    futures = {pool.submit(fetch, batch): batch for batch in batches}
     try:
-        futures = {pool.submit(fetch, batch): batch for batch in batches}
         pending: set[Future[None]] = set(futures)
         while pending:
             done, pending = wait(pending, timeout=_LOOK_SECONDS)
@@ -81,12 +84,13 @@ def _fetch_all(batches: Sequence[_Batch], fetch: Callable[[_Batch], None], on_by
                     future.cancel()
             if on_bytes is not None:
                 _report(futures, done, pending, on_bytes)
-    except BaseException:
+    except BaseException:  # Ctrl-C reaches this thread alone; the others wait for their pip
         pool.shutdown(wait=False, cancel_futures=True)
-        kill_running()
+        started = [future for future in futures if not future.cancelled()]
+        while wait(started, timeout=_LOOK_SECONDS).not_done:
+            kill_running()
         raise
-    finally:
-        pool.shutdown(wait=True)
+    pool.shutdown()
     for future in futures:
         if not future.cancelled():
             future.result()

@@ -9,6 +9,7 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.tags import Tag
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from ..errors import ResolveError
 from ..facts import BaseFacts
@@ -52,17 +54,19 @@ def resolve_image(
     in the result. Raises ResolveError when there is no answer: unknown names, conflicts (also with the
     base), no wheel for the platform, an index out of reach.
     """
-    asked = _Asked(requirements, [*constraints, *(f"{n}=={v}" for n, v in sorted(facts.installed.items()))], overrides)
+    base = _versions(facts.installed)
+    # `==2.8` would also take an index's `2.8+cpu`
+    asked = _Asked(requirements, [*constraints, *(f"{name}==={version}" for name, version in base.items())], overrides)
     clients = configured_clients(run)
     with tempfile.TemporaryDirectory(prefix="packager-resolve-") as name:
         folder = Path(name)
-        _write_stand_ins(folder / "base", facts)
+        _write_stand_ins(folder / "base", facts, base)
         options = ["--python-version", facts.python, "--python-platform", uv_platform(facts)]
         options += ["--find-links", str(folder / "base"), *clients.uv_options]
         packages = _compile(folder, asked, options, clients, run)
         if isinstance(packages, Completed):
-            raise explain(packages.stderr, describe(facts), facts.installed)
-        return measure(_choose(packages, facts), facts, folder=folder, run=run, pip_env=clients.pip_env)
+            raise explain(packages.stderr, describe(facts), base)
+        return measure(_choose(packages, facts, base), facts, folder=folder, run=run, pip_env=clients.pip_env)
 
 
 def resolve_universal(requirements: Sequence[str], *, python: str, run: Runner = run_command) -> str:
@@ -124,7 +128,7 @@ def _write_requirements(path: Path, lines: Sequence[str]) -> Path:
     return path
 
 
-def _write_stand_ins(folder: Path, facts: BaseFacts) -> None:
+def _write_stand_ins(folder: Path, facts: BaseFacts, base: Mapping[str, Version]) -> None:
     """A wheel without content or dependencies for each distribution of the base.
 
     So uv can choose versions that no index has (vendors' builds) and does not follow dependencies
@@ -134,8 +138,8 @@ def _write_stand_ins(folder: Path, facts: BaseFacts) -> None:
     folder.mkdir()
     interpreter = "cp" + facts.python_minor.replace(".", "")
     tag = f"{interpreter}-{interpreter}-{best_platform(facts)}"
-    for name, version in facts.installed.items():
-        stem = f"{name.replace('-', '_')}-{version.replace('-', '_')}"
+    for name, version in base.items():
+        stem = f"{name.replace('-', '_')}-{version}"
         with zipfile.ZipFile(folder / f"{stem}-999999999-{tag}.whl", "w") as archive:
             info = f"{stem}.dist-info"
             archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -143,10 +147,25 @@ def _write_stand_ins(folder: Path, facts: BaseFacts) -> None:
             archive.writestr(f"{info}/RECORD", "")
 
 
-def _choose(packages: Sequence[Mapping[str, Any]], facts: BaseFacts) -> list[Candidate]:
+def _versions(installed: Mapping[str, str]) -> dict[str, Version]:
+    """What the base has installed, sorted, without versions that are none by PEP 440 (old distributors' own)."""
+    versions = {}
+    for name in sorted(installed):
+        with suppress(InvalidVersion):
+            versions[name] = Version(installed[name])
+    return versions
+
+
+def _choose(packages: Sequence[Mapping[str, Any]], facts: BaseFacts, base: Mapping[str, Version]) -> list[Candidate]:
     tags = image_tags(facts)
-    wanted = [package for package in packages if canonicalize_name(package["name"]) not in facts.installed]
-    return sorted((_candidate(package, tags, facts) for package in wanted), key=lambda found: found.name)
+    wanted = {canonicalize_name(package["name"]): package for package in packages}
+    for name in sorted(wanted.keys() & (facts.installed.keys() - base.keys())):
+        raise ResolveError(
+            f"the base already has {name} {facts.installed[name]}, which is no Python version that can be compared",
+            where=name,
+            mend=f"choose a base without {name}",
+        )
+    return [_candidate(wanted[name], tags, facts) for name in sorted(wanted.keys() - base.keys())]
 
 
 def _candidate(package: Mapping[str, Any], tags: dict[Tag, int], facts: BaseFacts) -> Candidate:

@@ -1,5 +1,6 @@
 import hashlib
 import http.server
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.wheels import make_wheel
 
-from packager.errors import FetchError, IntegrityError
+from packager.errors import FetchError, IntegrityError, OutputError
 from packager.facts import BaseFacts
 from packager.store import Store
 from packager.wheels.command import Completed, run_command
@@ -102,6 +103,31 @@ def test_an_index_out_of_reach(clients: None, store: Store, facts: BaseFacts, mo
         fetch_wheels([Wheel("lib", "1.0", "lib-1.0-py3-none-any.whl", 9, "0" * 64)], store, facts=facts)
     assert caught.value.problems[0].what == "the package index cannot be reached: Connection refused"
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_interruption_ends_every_pip(clients: None, store: Store, facts: BaseFacts) -> None:
+    def slow(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Completed:
+        if "--dest" not in argv:
+            return run_command(argv, env=env, cwd=cwd)
+        folder = Path(argv[argv.index("--dest") + 1])
+        (folder / f"lib{folder.name}-1-py3-none-any.whl").write_bytes(b"half")
+        return run_command([sys.executable, "-c", "import time; time.sleep(600)"])
+
+    def interrupt(file: str, have: int, size: int) -> None:
+        assert (have, size) == (4, 30_000_000)
+        raise KeyboardInterrupt
+
+    wheels = [Wheel(f"lib{i}", "1", f"lib{i}-1-py3-none-any.whl", 30_000_000, f"{i:064x}") for i in range(9)]
+    with pytest.raises(KeyboardInterrupt):  # and not after ten minutes
+        fetch_wheels(wheels, store, facts=facts, run=slow, on_bytes=interrupt)
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written(links: Path, tmp_path: Path, facts: BaseFacts) -> None:
+    wheel = locked(make_wheel(links, "lib", "1.0"))
+    (tmp_path / "tmp").write_bytes(b"a file, not a folder")
+    with pytest.raises(OutputError, match="cannot write to the store"):
+        fetch_wheels([wheel], Store(tmp_path), facts=facts)
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def test_what_the_base_has_is_left_alone(links: Path, facts: BaseFacts) -> None:
 def test_what_the_base_has_wins_over_the_same_version_of_an_index(links: Path, facts: BaseFacts) -> None:
     make_wheel(links, "app", "1.0", requires=["torch"])
     make_wheel(links, "torch", "2.8.0", requires=["nvidia-cublas"], tag="cp311-cp311-manylinux_2_36_x86_64")
+    make_wheel(links, "torch", "2.8.0+cpu", requires=["nvidia-cublas"])  # `==2.8.0` would take it
     make_wheel(links, "nvidia-cublas", "13.0")
     assert names(resolve_image(["app"], replace(facts, installed={"torch": "2.8.0"}))) == ["app 1.0"]
 
@@ -79,6 +80,15 @@ def test_conflict_with_the_base_names_what_the_base_has(links: Path, facts: Base
     assert problem.what.startswith("the base already has torch 2.6.0, which the requirements do not allow: Because ")
     assert "torch>=2.7" in problem.what
     assert problem.mend.startswith("choose a base")
+
+
+def test_versions_of_the_base_that_cannot_be_compared(links: Path, facts: BaseFacts) -> None:
+    make_wheel(links, "app", "1.0", requires=["distro"])
+    make_wheel(links, "distro", "1.0")
+    base = replace(facts, installed={"apt-thing": "0.36ubuntu3", "other": "1.0-1"})
+    assert names(resolve_image(["app"], base)) == ["app 1.0", "distro 1.0"]
+    with pytest.raises(ResolveError, match=r"the base already has distro 0\.36ubuntu3"):
+        resolve_image(["app"], replace(facts, installed={"distro": "0.36ubuntu3"}))
 
 
 def test_no_wheel_for_the_platform_says_which_there_are(links: Path, facts: BaseFacts) -> None:
