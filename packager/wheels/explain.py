@@ -1,7 +1,7 @@
 """What uv says when it fails, as one error with a cause and a next step."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -10,12 +10,11 @@ from ..errors import ResolveError
 from .index import hide_secrets
 
 _NETWORK = re.compile(r"Request failed|Failed to fetch|error sending request|dns error|Connection refused|timed out")
-_REFUSED = re.compile(r"status client error \((401|403)|unauthorized|forbidden", re.IGNORECASE)
+_REFUSED = re.compile(r"\((401 Unauthorized|403 Forbidden)\)")
 _UNKNOWN = re.compile(r"([\w.-]+) was not found in the (?:package registry|provided package locations)")
-_PLATFORMS = re.compile(r"Wheels are available for `([^`]+)` \(v?([^)]+)\) on the following platforms?: (.+)")
-_PYTHONS = re.compile(
-    r"only found wheels for `([^`]+)` \(v?([^)]+)\) with the following Python(?: ABI| implementation)? tags?: (.+)"
-)
+_TAGS = r"((?:`[^`]+`(?:,? and |, )?)+)"
+_PLATFORMS = re.compile(rf"Wheels are available for `([^`]+)` \(v?([^)]+)\) on the following platforms?: {_TAGS}")
+_PYTHONS = re.compile(rf"only found wheels for `([^`]+)` \(v?([^)]+)\) with the following Python[\w ]* tags?: {_TAGS}")
 _SOURCE = re.compile(r"Wheels are required for `([^`]+)` because building from source is disabled")
 _PIN = re.compile(r"([A-Za-z0-9][\w.-]*)={2,3}([^\s,]+)")
 _LONGEST_REASON = 1200
@@ -26,16 +25,16 @@ def explain(stderr: str, target: str, installed: Mapping[str, Version]) -> Resol
 
     `target` describes the interpreter and platform; `installed` is what the base already has.
     """
-    text = hide_secrets(stderr)
-    reason = _reason(text)
-    if _REFUSED.search(text):
+    lines = hide_secrets(stderr).splitlines()
+    text = _one_line(lines)
+    if found := _REFUSED.search(text):
         return ResolveError(
-            f"the package index refused: {_last_cause(text)}",
+            f"the package index refused: {found[1]}",
             mend="check the index's credentials (in its URL, in .netrc or in a keyring)",
         )
     if _NETWORK.search(text):
         return ResolveError(
-            f"the package index cannot be reached: {_last_cause(text)}",
+            f"the package index cannot be reached: {_last_cause(lines)}",
             mend="check the network and the index that pip or uv is configured with (`python -m pip config list`)",
         )
     if found := _UNKNOWN.search(text):
@@ -44,7 +43,7 @@ def explain(stderr: str, target: str, installed: Mapping[str, Version]) -> Resol
             where=found[1],
             mend="check its spelling, or configure the index that has it (PIP_EXTRA_INDEX_URL)",
         )
-    return _no_wheel(text, target) or _unsatisfiable(reason, installed)
+    return _no_wheel(text, target) or _unsatisfiable(_reason(text), installed)
 
 
 def _no_wheel(text: str, target: str) -> ResolveError | None:
@@ -77,19 +76,23 @@ def _unsatisfiable(reason: str, installed: Mapping[str, Version]) -> ResolveErro
     return ResolveError(f"the requirements cannot be met: {reason}", mend="relax one of the requirements named above")
 
 
+def _one_line(lines: Sequence[str]) -> str:
+    """All of it without line breaks and drawing: uv's versions wrap and indent differently."""
+    stripped = (line.strip(" \t│") for line in lines if not line.startswith("warning:"))
+    return " ".join(line for line in stripped if line)
+
+
 def _reason(text: str) -> str:
-    """The chain of causes on one line, without uv's headings, drawing and hints."""
-    body = text.partition("\nhint:")[0]
-    lines = [line.strip(" \t│") for line in body.splitlines() if not line.startswith("warning:")]
-    joined = " ".join(line for line in lines if line)
-    start = joined.find("Because ")
-    joined = joined[start:] if start >= 0 else joined.removeprefix("error: ")
-    return joined if len(joined) <= _LONGEST_REASON else joined[:_LONGEST_REASON] + " ..."
+    """The chain of causes, without headings and hints."""
+    body = text.partition(" hint: ")[0]
+    start = body.find("Because ")
+    body = body[start:] if start >= 0 else body.removeprefix("error: ")
+    return body if len(body) <= _LONGEST_REASON else body[:_LONGEST_REASON] + " ..."
 
 
-def _last_cause(text: str) -> str:
+def _last_cause(lines: Sequence[str]) -> str:
     """The place and the innermost cause of a network failure."""
-    causes = re.findall(r"(?:cause:|Caused by:)\s*(.+)", text)
+    causes = [found[1] for line in lines if (found := re.match(r"\s*(?:cause:|Caused by:)\s*(.+)", line))]
     if not causes:
-        return _reason(text)
+        return _reason(_one_line(lines))
     return causes[0] if len(causes) == 1 else f"{causes[0]}: {causes[-1]}"

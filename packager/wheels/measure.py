@@ -41,7 +41,7 @@ def measure(
 
     Relative locations count from `folder`. Raises ResolveError when a file cannot be had.
     """
-    local = {c: path for c in chosen if (path := _local(c.location, folder)) is not None}
+    local = {c: path for c in chosen if (path := local_path(c.location, folder)) is not None}
     remote = [c for c in chosen if c not in local and c.size is None and c.sha256 is not None]
     sizes = _sizes_by_head(remote)
     wheels = []
@@ -56,7 +56,8 @@ def measure(
     return tuple(wheels)
 
 
-def _local(location: str, folder: Path) -> Path | None:
+def local_path(location: str, folder: Path) -> Path | None:
+    """The file that `location` names on this machine, or None; relative ones count from `folder`."""
     parts = urlsplit(location)
     if parts.scheme == "file":
         return Path(unquote(parts.path))

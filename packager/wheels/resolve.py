@@ -20,12 +20,13 @@ from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from ..digest import hash_file
 from ..errors import ResolveError
 from ..facts import BaseFacts
 from .command import Completed, Runner, run_command
 from .explain import explain
 from .index import Clients, configured_clients
-from .measure import Candidate, measure
+from .measure import Candidate, local_path, measure
 from .tags import best_platform, best_wheel, describe, image_tags, offered_platforms, uv_platform
 from .wheel import Wheel
 
@@ -82,7 +83,7 @@ def resolve_universal(requirements: Sequence[str], *, python: str, run: Runner =
         packages = _compile(Path(name), _Asked(requirements), options, clients, run)
         if isinstance(packages, Completed):
             raise explain(packages.stderr, f"CPython {python} and newer", {})
-    entries = sorted((canonicalize_name(package["name"]), _entry(package, python)) for package in packages)
+        entries = sorted((package["name"], _entry(package, python, Path(name))) for package in packages)
     return "".join(entry for _, entry in entries)
 
 
@@ -198,11 +199,11 @@ def _location(wheel: Mapping[str, Any]) -> str:
     return str(wheel.get("url") or wheel.get("path") or "")
 
 
-def _entry(package: Mapping[str, Any], python: str) -> str:
+def _entry(package: Mapping[str, Any], python: str, folder: Path) -> str:
     """One entry of a hashed requirements file."""
     name = canonicalize_name(package["name"])
-    hashes = {wheel.get("hashes", {}).get("sha256") for wheel in package.get("wheels", [])}
-    if not hashes or None in hashes or "version" not in package:
+    hashes = {_sha256(wheel, folder) for wheel in package.get("wheels", [])}
+    if not hashes or "" in hashes or "version" not in package:
         raise ResolveError(
             f"the package index gives no sha256 for the wheels of {name}",
             where=name,
@@ -217,3 +218,11 @@ def _entry(package: Mapping[str, Any], python: str) -> str:
         marker = marker.removeprefix(f"{floor} and ")
     requirement = f"{name}=={package['version']}" + (f" ; {marker}" if marker else "")
     return " \\\n".join([requirement, *(f"    --hash=sha256:{digest}" for digest in sorted(hashes))]) + "\n"
+
+
+def _sha256(wheel: Mapping[str, Any], folder: Path) -> str:
+    """What the lock says, or the file does: old versions of uv do not hash files of a folder. Empty when unknown."""
+    if said := wheel.get("hashes", {}).get("sha256"):
+        return str(said)
+    path = local_path(_location(wheel), folder)
+    return hash_file(path)[0] if path is not None and path.is_file() else ""
