@@ -1,5 +1,6 @@
 """Fetch locked wheels into the store, by name and hash, from whatever index the user configured."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -105,9 +106,16 @@ def _report(
                 on_bytes(wheel.file, wheel.size, wheel.size)
     for future in pending:
         for wheel in futures[future].wheels:
-            have = max((_size(path) for path in futures[future].folder.rglob(wheel.file)), default=0)
+            have = max((_size(path) for path in _named(futures[future].folder, wheel.file)), default=0)
             if have:
                 on_bytes(wheel.file, min(have, wheel.size), wheel.size)
+
+
+def _named(folder: Path, name: str) -> Iterator[Path]:
+    """Files of this name below `folder`, where pip makes and removes folders meanwhile (os.walk passes over those)."""
+    for found, _, files in os.walk(folder):
+        if name in files:
+            yield Path(found) / name
 
 
 def _size(path: Path) -> int:
