@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench docs requirements core dev clean
+.PHONY: demo test lint format bench docs requirements core dev clean docker-base
 
 demo: core  ## build examples/hello, serve it with bentoml, stream an answer
 	@$(BIN)/python examples/demo.py
@@ -33,3 +33,9 @@ requirements: dev  ## pin again what requirements/*.in ask for
 
 clean:
 	rm -rf .venv .venv-* dist build
+
+docker-base: core  ## the base image for people who build with Docker, from the image that make demo built
+	$(BIN)/python -m packager build hello --no-docker
+	$(BIN)/python .ci/docker_base.py dist/hello.oci build/base
+	docker build --target uv --tag packager-uv --file Dockerfile.base build/base
+	docker build --target base --tag packager-base --file Dockerfile.base build/base

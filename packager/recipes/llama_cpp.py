@@ -7,5 +7,5 @@ RECIPE = Recipe(
     distribution="xllamacpp",
     default_version="2026.10.11549",
     weights=(".gguf",),
-    system_packages=("libgomp1", "libstdc++6"),
+    system_packages=("libgomp1",),
 )

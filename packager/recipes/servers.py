@@ -19,5 +19,6 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "standalone": _RUNTIME,
 }
 
-SYSTEM_PACKAGES: tuple[str, ...] = ("ca-certificates", "python3")
-"""Debian packages every image on a `debian` base has."""
+SYSTEM_PACKAGES: tuple[str, ...] = ("ca-certificates", "libstdc++6", "python3")
+"""Debian packages every image on a `debian` base has. The manylinux policy lets wheels (pyzmq, under bentoml)
+count on libstdc++; Python itself does not bring it."""
