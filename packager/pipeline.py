@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DriftError, ImageError, OutputError, Problem
+from .errors import DriftError, ImageError, LockError, OutputError, Problem
 from .image.assemble import assemble_image
 from .image.describe import is_layout, layout_reference
 from .image.plan import ImagePlan, plan_image
@@ -73,8 +73,8 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
             return _finish(package, package.folder, _old_name(package, options), output, tools)
     file = load_spec(source)
     with hold(options.output, file.spec.name, waiting=options.say) as output:
-        lock = lock_for(file, tools, locked=options.locked, say=options.say)
         _keep_edits(options.output / file.spec.name, force=options.force)
+        lock = lock_for(file, tools, locked=options.locked, say=options.say)
         tools.stage("package")
         staged = output.stage(file.spec.name)
         write_package(plan_package(file.spec, lock, read_ingredients(file.spec, file.folder)), staged, tools.store)
@@ -144,34 +144,46 @@ def find_layout(image: str, output: Path) -> tuple[Path, str]:
 def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callable[[str], None] = _quiet) -> Lock:
     """The lock beside the spec when it answers the spec, else a new one, written there.
 
-    Raises DriftError instead of locking anew when `locked`, IntegrityError when the weights at their
-    source are no longer the locked ones.
+    Raises DriftError instead of locking anew when `locked` or offline (making a lock asks indexes and
+    mirrors), IntegrityError when the weights at their source are no longer the locked ones, LoadError when
+    they are nowhere.
     """
-    path = file.folder / FILE_NAME
-    old = read_lock(path)
+    old = read_lock(file)
     moved = drifted(old, file.spec) if old else ()
     if old is not None and not moved:
         check_sources(old, file, tools)
         return old
-    if locked:
+    if locked or tools.offline:
         check_lock(file)
     for drift in moved:
         say(f"locking again: {drift}")
-    return write_lock(resolve(file, tools), path)
+    return write_lock(resolve(file, tools), file.folder / FILE_NAME)
 
 
 def check_lock(file: SpecFile) -> None:
     """Raise DriftError, naming every field that moved, unless the lock beside the spec answers it."""
-    path = file.folder / FILE_NAME
-    lock = read_lock(path)
+    lock = read_lock(file)
     said = ["there is no lock"] if lock is None else [str(drift) for drift in drifted(lock, file.spec)]
     if said:
-        raise DriftError.collect(Problem(what, str(path), "run `packager lock`") for what in said)
+        *rest, last = said
+        mend = "run `packager lock` where package indexes and mirrors are in reach"
+        raise DriftError.collect([*(Problem(what, _shown(file)) for what in rest), Problem(last, _shown(file), mend)])
 
 
-def read_lock(path: Path) -> Lock | None:
-    """The lock at `path`, or None when there is none. Raises LockError for one that cannot be read."""
-    return parse_lock(path.read_bytes(), where=str(path)) if path.exists() else None
+def read_lock(file: SpecFile) -> Lock | None:
+    """The lock beside the spec, or None when there is none. Raises LockError for one that cannot be read."""
+    try:
+        data = (file.folder / FILE_NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LockError(f"the lock cannot be read: {error.strerror}", where=_shown(file)) from error
+    return parse_lock(data, where=_shown(file))
+
+
+def _shown(file: SpecFile) -> str:
+    """The lock's path as messages name it."""
+    return str(Path(file.shown).with_name(FILE_NAME))
 
 
 def write_lock(lock: Lock, path: Path) -> Lock:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..debian.facts import python_facts
 from ..debian.resolve import resolve_packages
-from ..errors import SpecError
+from ..errors import ImageError, SpecError
 from ..facts import BaseFacts
 from ..oci.image import Image
 from ..oci.inspect import read_base_facts
@@ -30,9 +30,20 @@ def lock_base(file: SpecFile, tools: Tools) -> tuple[BaseLock, BaseFacts]:
         image = pull_image(reference, architecture=ARCHITECTURE)
         return ImageBaseLock("registry", image.manifest_digest), _image_facts(image, tools)
     if isinstance(base, LayoutBase):
-        image = read_layout(file.folder / base.path, architecture=ARCHITECTURE)
-        return ImageBaseLock("layout", image.manifest_digest), _image_facts(image, tools)
+        return _layout(base, file, tools)
     return _debian(base, file, tools)
+
+
+def _layout(base: LayoutBase, file: SpecFile, tools: Tools) -> tuple[BaseLock, BaseFacts]:
+    folder = file.folder / base.path
+    if not (folder / "oci-layout").is_file():
+        raise ImageError(
+            f"there is no OCI layout here: {folder}",
+            where=file.where("image", "base", "path"),
+            mend="a relative path starts at the spec's folder; `skopeo copy docker://IMAGE oci:FOLDER` makes a layout",
+        )
+    image = read_layout(folder, architecture=ARCHITECTURE)
+    return ImageBaseLock("layout", image.manifest_digest), _image_facts(image, tools)
 
 
 def _debian(base: DebianBase | None, file: SpecFile, tools: Tools) -> tuple[BaseLock, BaseFacts]:

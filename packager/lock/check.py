@@ -18,11 +18,12 @@ def _quantization(file: SpecFile) -> tuple[Problem, ...]:
     can = RECIPES[spec.engine.kind].quantizations
     if spec.quantization in can:
         return ()
+    mend = (
+        f"use one of: {', '.join(can)}" if len(can) > 1 else "leave it out: this engine takes the weights as they are"
+    )
     return (
         Problem(
-            f"the engine {spec.engine.kind} cannot quantize to {spec.quantization}",
-            file.where("quantization"),
-            f"use one of: {', '.join(can)}",
+            f"the engine {spec.engine.kind} cannot quantize to {spec.quantization}", file.where("quantization"), mend
         ),
     )
 

@@ -22,7 +22,21 @@ class Drift:
     asked: Any
 
     def __str__(self) -> str:
-        return f"{self.field}: locked {self.locked!r}, the spec now says {self.asked!r}"
+        who = "packager" if self.field.startswith("packager.") else "the spec"
+        if isinstance(self.locked, list) and isinstance(self.asked, list):
+            adds = [f"adds {one}" for one in self.asked if one not in self.locked]
+            drops = [f"drops {one}" for one in self.locked if one not in self.asked]
+            return f"{self.field}: {who} {', '.join([*adds, *drops]) or 'says it in another order'}"
+        return f"{self.field}: locked {_shown(self.locked)}, {who} now says {_shown(self.asked)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a spec writes it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {one}" for key, one in value.items() if one is not None) + "}"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
@@ -35,6 +49,7 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
     weights = spec.weights
     return {
         "engine.kind": spec.engine.kind,
+        "engine.version": getattr(spec.engine, "version", None),
         "quantization": spec.quantization,
         "serving.server": spec.serving.server,
         "image.base": None if base is None else base.model_dump(mode="json"),

@@ -101,11 +101,13 @@ def parse_lock(data: bytes, *, where: str) -> Lock:
             requirements=tuple(value["requirements"]),
             weights=_weights(value["weights"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
+        mend = "make it again with `packager lock`, or restore it (a merge may have left its marks)"
+        raise LockError(f"the lock is not JSON: {error}", where=where, mend=mend) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise LockError(
-            f"the lock cannot be read: {type(error).__name__}: {error}",
-            where=where,
-            mend="make it again with `packager lock`",
+            f"the lock is damaged: {what}", where=where, mend="make it again with `packager lock`"
         ) from error
 
 

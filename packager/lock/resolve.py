@@ -84,7 +84,8 @@ def _weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
     try:
         listed = source.inventory()
     except LoadError as error:
-        raise LoadError(str(error), where=where, mend=error.problems[0].mend) from error
+        problem = error.problems[0]
+        raise LoadError(f"{problem.what}: {problem.where}", where=where, mend=problem.mend) from error
     chosen = _chosen(listed, asked.include)
     problems = refuse(chosen, where=where)
     if problems:

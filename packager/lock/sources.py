@@ -1,8 +1,9 @@
-"""The local files a lock answers for: are they still what was locked?"""
+"""The local files a lock answers for: are they still what was locked, and does the store have what is shipped?"""
 
 from pathlib import Path
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, LoadError
+from ..manifest import WeightsFile
 from ..spec.load import SpecFile
 from ..weights.load import file_digest
 from ..weights.schemes import open_source
@@ -11,21 +12,39 @@ from .tools import Tools
 
 
 def check_sources(lock: Lock, file: SpecFile, tools: Tools) -> None:
-    """Raise IntegrityError when a local weights file is there with other bytes than the locked ones.
+    """Check the locked weights at their source; those that ship in the image are in the store afterwards.
 
-    A file that is gone is no matter while the store has its bytes: that is what a lock is for.
+    A file that is gone from its source is no matter while the store has its bytes: that is what a lock
+    is for. Raises IntegrityError when it has other bytes, LoadError when it is in neither place.
     """
-    if lock.weights is None or not lock.weights.source.startswith("file://"):
+    spec = file.spec.weights
+    if lock.weights is None or spec is None or not lock.weights.source.startswith("file://"):
         return
     root = Path(open_source(lock.weights.source, folder=file.folder).uri.removeprefix("file://"))
     for locked in lock.weights.files:
         path = root if root.is_file() else root / locked.path
-        if not path.exists():
-            continue
-        found = file_digest(path, tools.store, tools.on_bytes)
-        if found != locked.sha256:
-            raise IntegrityError(
-                f"{locked.path} changed since it was locked: sha256 {found[:12]}, locked {locked.sha256[:12]}",
-                where=file.where("weights", "source"),
-                mend="run `packager lock` if the change is wanted; else restore the file",
-            )
+        if path.is_file():
+            _check(path, locked, file, tools)
+        if spec.ship == "in_image" and tools.store.find(locked.sha256, locked.size) is None:
+            _keep(path, locked, file, tools)
+
+
+def _check(path: Path, locked: WeightsFile, file: SpecFile, tools: Tools) -> None:
+    found = file_digest(path, tools.store, tools.on_bytes)
+    if found != locked.sha256:
+        raise IntegrityError(
+            f"{locked.path} changed since it was locked: sha256 {found[:12]}, locked {locked.sha256[:12]}",
+            where=file.where("weights", "source"),
+            mend="run `packager lock` if the change is wanted; else restore the file",
+        )
+
+
+def _keep(path: Path, locked: WeightsFile, file: SpecFile, tools: Tools) -> None:
+    try:
+        tools.store.add(path, sha256=locked.sha256)
+    except FileNotFoundError as error:
+        raise LoadError(
+            f"{locked.path} is neither here nor in the store: {path}",
+            where=file.where("weights", "source"),
+            mend="restore the file, or copy a store that has it (PACKAGER_CACHE)",
+        ) from error

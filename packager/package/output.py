@@ -162,5 +162,7 @@ def _journal(folder: Path, name: str) -> Path:
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"the result cannot be written: {error.strerror}", where=str(folder), mend="choose another folder with --output"
+        f"the result cannot be written: {(error.strerror or str(error)).lower()}",
+        where=str(folder),
+        mend="choose another folder with --output",
     )
