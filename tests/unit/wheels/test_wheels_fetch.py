@@ -123,6 +123,24 @@ def test_an_interruption_ends_every_pip(clients: None, store: Store, facts: Base
     assert list((store.root / "tmp").iterdir()) == []
 
 
+def test_counting_bytes_bears_folders_that_come_and_go(links: Path, store: Store, facts: BaseFacts) -> None:
+    wheel = locked(make_wheel(links, "lib", "1.0"))
+
+    def restless(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Completed:
+        if "--dest" in argv:
+            folders = [Path(argv[argv.index("--dest") + 1]) / f"pip-{number}" for number in range(100)]
+            for _ in range(15):
+                for folder in folders:
+                    folder.mkdir()
+                for folder in folders:
+                    folder.rmdir()
+        return run_command(argv, env=env, cwd=cwd)
+
+    told: list[tuple[str, int, int]] = []
+    fetch_wheels([wheel], store, facts=facts, run=restless, on_bytes=lambda *told_now: told.append(told_now))
+    assert told[-1] == (wheel.file, wheel.size, wheel.size)
+
+
 def test_a_store_that_cannot_be_written(links: Path, tmp_path: Path, facts: BaseFacts) -> None:
     wheel = locked(make_wheel(links, "lib", "1.0"))
     (tmp_path / "tmp").write_bytes(b"a file, not a folder")
