@@ -4,19 +4,15 @@ from .facts import python_facts
 from .fetch import fetch_packages
 from .resolve import DebianPackage, DebianRelease, resolve_packages
 from .rootfs import ROOTFS_FORMAT, FileSlice, RootEntry, build_rootfs
-from .runner import Completed, Runner, run_command
 
 __all__ = [
     "ROOTFS_FORMAT",
-    "Completed",
     "DebianPackage",
     "DebianRelease",
     "FileSlice",
     "RootEntry",
-    "Runner",
     "build_rootfs",
     "fetch_packages",
     "python_facts",
     "resolve_packages",
-    "run_command",
 ]

@@ -5,6 +5,7 @@ and hashes are apt's business: what it does not trust, it does not offer.
 """
 
 import fcntl
+import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command import Completed, Runner
 from ..digest import sha256_hex
 from ..errors import ResolveError
 from ..store import write_atomically
-from .runner import Completed, Runner
 
 # Read after the machine's configuration. Its hooks speak to a desktop or to root's caches, and
 # `#clear` is the only way to take a hook out. Foreign architectures are the machine's, not the image's.
@@ -34,6 +35,8 @@ Acquire::Languages "none";
 Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 """
+
+_COULD_NOT_START = 127  # the shell's convention, which Runner follows
 
 _MIRROR = re.compile(r"(?:https?|file)://[^\s\[\]\"'\\]+")
 
@@ -110,14 +113,15 @@ class Apt:
             options += [f"Dir::Etc::SourceList={root}/sources.list", "Dir::Etc::SourceParts=/dev/null"]
         settings = [part for option in options for part in ("-o", option)]
         argv = ["apt-get", "-q", "-c", str(root / "apt.conf"), *settings, *arguments]
-        try:
-            return self.run(argv, env={"LC_ALL": "C.UTF-8"}, cwd=cwd or root)
-        except FileNotFoundError as error:
+        # Its answers are read, so they must not be translated; proxies and the like stay as they are.
+        done = self.run(argv, env={**os.environ, "LC_ALL": "C.UTF-8"}, cwd=cwd or root)
+        if done.returncode == _COULD_NOT_START:
             raise ResolveError(
                 "this machine has no apt, which resolves and fetches Debian packages",
                 where="apt-get",
                 mend="lock and build on Debian or Ubuntu, or use a base image from a registry (`image.base`)",
-            ) from error
+            )
+        return done
 
 
 def mirror_sources(mirror: str) -> str:

@@ -1,19 +1,22 @@
 """From locked packages to their archives in the store."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 
+from ..command import Runner, kill_running
 from ..errors import FetchError, Problem, ResolveError
 from ..store import Store
 from .apt import Apt, complaints
+from .disk import writing
 from .resolve import DebianPackage
-from .runner import Runner
 
 _BATCH = 8
 """Packages a run of apt: few enough that progress moves, many enough that starting apt is not the cost."""
 _LANES = 4
+_LOOK_SECONDS = 0.1
 _RELOCK = "mirrors drop old packages: run `packager lock` again, or point PACKAGER_DEBIAN_MIRROR at one that keeps them"
 
 
@@ -30,7 +33,8 @@ def fetch_packages(  # noqa: PLR0913 - the one call of this module; its caller h
     """Where the archive of each package lies in the store, by sha256; what is missing is fetched with apt.
 
     `on_bytes` is told bytes as they arrive (for packages that were in the store too), from the calling thread.
-    Raises FetchError naming every package that cannot be had, IntegrityError when a mirror serves other bytes.
+    Raises FetchError naming every package that cannot be had, IntegrityError when a mirror serves other bytes,
+    OutputError when the store cannot be written.
     """
     found = {item.sha256: item.path for package in packages if (item := store.find(package.sha256, package.size))}
     for package in packages:
@@ -46,7 +50,11 @@ def fetch_packages(  # noqa: PLR0913 - the one call of this module; its caller h
         )
     apt = Apt(state, _architecture(missing), mirror, run)
     try:
-        with apt.exclusive(), tempfile.TemporaryDirectory(dir=apt.root, prefix="download.") as folder:
+        with (
+            writing(store.root),
+            apt.exclusive(),
+            tempfile.TemporaryDirectory(dir=apt.root, prefix="download.") as folder,
+        ):
             found.update(_download(apt, missing, Path(folder), store, on_bytes))
     except ResolveError as error:  # no apt, or a mirror that is no address
         raise FetchError.collect(error.problems) from error
@@ -66,11 +74,9 @@ def _download(
     # Lists from an earlier run spare the update; they may be older or newer than the lock.
     for refresh in (False, True) if apt.has_lists() else (True,):
         update = apt.update() if refresh else None
-        batches = [left[start : start + _BATCH] for start in range(0, len(left), _BATCH)]
-        with ThreadPoolExecutor(_LANES) as pool:
-            for batch, said in zip(
-                batches, pool.map(lambda batch: _fetch_batch(apt, batch, folder), batches), strict=True
-            ):
+        # Closed even when storing fails, so that no apt writes on into a folder that is being removed.
+        with closing(_fetch_all(apt, left, folder)) as fetched:
+            for batch, said in fetched:
                 reasons = said or reasons
                 for package in batch:
                     path = folder / package.file
@@ -90,12 +96,30 @@ def _download(
     )
 
 
+def _fetch_all(
+    apt: Apt, packages: Sequence[DebianPackage], folder: Path
+) -> Generator[tuple[Sequence[DebianPackage], str], None, None]:
+    """Each batch and what apt said of it, in order, while others are still under way."""
+    batches = [packages[start : start + _BATCH] for start in range(0, len(packages), _BATCH)]
+    pool = ThreadPoolExecutor(_LANES)
+    futures = [pool.submit(_fetch_batch, apt, batch, folder) for batch in batches]
+    try:
+        for batch, future in zip(batches, futures, strict=True):
+            yield batch, future.result()
+    except BaseException:  # Ctrl-C reaches this thread alone; the others wait for their apt
+        pool.shutdown(wait=False, cancel_futures=True)
+        while wait([future for future in futures if not future.cancelled()], timeout=_LOOK_SECONDS).not_done:
+            kill_running()
+        raise
+    pool.shutdown()
+
+
 def _fetch_batch(apt: Apt, batch: Sequence[DebianPackage], folder: Path) -> str:
     """Leave in `folder` what can be had of `batch`; the answer is apt's complaints."""
     done = apt.call("download", *(f"{package.name}={package.version}" for package in batch), cwd=folder)
     if not done.returncode:
         return ""
-    if len(batch) == 1:
+    if len(batch) == 1 or done.returncode < 0:  # a signal ended it: whoever sent it wants no more tries
         return complaints(done)
     # One unknown version fails the whole run: ask one by one, so that only what is gone is reported.
     return "; ".join(filter(None, (_fetch_batch(apt, [package], folder) for package in batch)))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from ..command import Completed, Runner
 from ..errors import ResolveError
 from .apt import DISTRIBUTIONS, Apt, complaints
-from .runner import Completed, Runner
+from .disk import writing
 
 DISTRIBUTION_PACKAGE = "base-files"
 """In every closure: it is what makes a root file system a Debian (os-release, licences, the folders)."""
@@ -53,7 +54,7 @@ def resolve_packages(
     """
     _check_names(packages)
     apt = Apt(state, architecture, mirror, run)
-    with apt.exclusive():
+    with writing(state), apt.exclusive():
         update = apt.update()
         if mirror is not None and update.returncode:
             raise ResolveError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ImageError, Problem
 from .archive import Deb, control_fields, read_deb
+from .disk import writing
 from .entries import FileSlice, Kind, RootEntry, plain_file
 from .ldcache import write_cache
 from .merge import merge_packages
@@ -36,9 +37,10 @@ def build_rootfs(packages: Mapping[DebianPackage, Path], release: DebianRelease,
             where=release.suite,
             mend=f"use one of {', '.join(sorted(TRIPLETS))}, or a base image from a registry (`image.base`)",
         )
-    work.mkdir(parents=True, exist_ok=True)
     ordered = sorted(packages, key=lambda package: package.name)
-    debs = _read_all(ordered, packages, work)
+    with writing(work):
+        work.mkdir(parents=True, exist_ok=True)
+        debs = _read_all(ordered, packages, work)
     verdicts = [judge_scripts(package, debs[package.name].control, release.architecture) for package in ordered]
     tree, clashes = merge_packages(debs, {name: _replaced(deb) for name, deb in debs.items()})
     _refuse([*(problem for verdict in verdicts for problem in verdict.problems), *clashes])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import missing
 
+from packager.command import run_command
 from packager.debian import (
     DebianPackage,
     DebianRelease,
@@ -22,7 +23,6 @@ from packager.debian import (
     fetch_packages,
     python_facts,
     resolve_packages,
-    run_command,
 )
 from packager.errors import FetchError, ResolveError
 from packager.store import Store
@@ -63,7 +63,8 @@ print(hasher.hexdigest())
 RESOLVE = """
 import sys
 from pathlib import Path
-from packager.debian import fetch_packages, resolve_packages, run_command
+from packager.command import run_command
+from packager.debian import fetch_packages, resolve_packages
 from packager.store import Store
 state = Path(sys.argv[1])
 _, packages = resolve_packages(["tini"], architecture="amd64", state=state / "apt", mirror=None, run=run_command)
@@ -163,7 +164,7 @@ def test_the_machine_does_not_show(python_base, tmp_path):
 
 
 def test_offline_needs_only_the_store(python_base, tmp_path):
-    def no_apt(argv, *, env, cwd):
+    def no_apt(argv, *, env=None, cwd=None):
         raise AssertionError(f"{argv} was run offline")
 
     again = fetch_packages(
@@ -271,7 +272,7 @@ def test_trixie_is_reviewed(shared_cache, tmp_path):
     if not keyring.exists():
         missing("this machine does not know the keys of Debian 13 (package debian-archive-keyring)")
     argv = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
-    listed = run_command(argv, env={}, cwd=tmp_path).stdout.split("\n")
+    listed = run_command(argv).stdout.split("\n")
     main = next((line.split()[1] for line in listed if line.startswith("bookworm ")), "")
     if not main:
         missing("this machine's apt sources have no Debian 12 whose mirror could serve Debian 13")
@@ -279,7 +280,7 @@ def test_trixie_is_reviewed(shared_cache, tmp_path):
     sources.write_text(f"deb [signed-by={keyring.parent}/debian-archive-keyring.gpg] {main} trixie main\n")
     options = ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null"]
 
-    def run(argv, *, env, cwd):
+    def run(argv, *, env=None, cwd=None):
         return run_command([argv[0], *options, *argv[1:]], env=env, cwd=cwd)
 
     base = Base(COMPILER_SET, shared_cache, run, "debian-trixie")

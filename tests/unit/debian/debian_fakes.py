@@ -3,12 +3,14 @@
 import hashlib
 import io
 import lzma
+import os
 import struct
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packager.debian import Completed, DebianPackage, DebianRelease
+from packager.command import Completed
+from packager.debian import DebianPackage, DebianRelease
 
 RELEASE = DebianRelease("debian", "bookworm", "amd64")
 
@@ -95,9 +97,12 @@ class FakeApt:
     missing: bool = False
     calls: list[list[str]] = field(default_factory=list)
 
-    def __call__(self, argv, *, env, cwd):
+    def __call__(self, argv, *, env=None, cwd=None):
+        assert env is not None
+        assert env["LC_ALL"] == "C.UTF-8"
+        assert env["PATH"] == os.environ["PATH"]
         if self.missing:
-            raise FileNotFoundError(argv[0])
+            return Completed(127, "", f"{argv[0]}: No such file or directory")
         self.calls.append(list(argv))
         if "update" in argv:
             return self.refresh

@@ -2,7 +2,7 @@ import pytest
 from debian_fakes import FakeApt, describe
 
 from packager.debian import fetch_packages
-from packager.errors import FetchError, IntegrityError
+from packager.errors import FetchError, IntegrityError, OutputError
 from packager.store import Store
 
 ARCHIVES = {f"pkg{index}=1.0-1": b"archive %d" % index for index in range(20)}
@@ -79,3 +79,25 @@ def test_lists_from_an_earlier_run_spare_the_update(tmp_path):
 def test_no_apt(tmp_path):
     with pytest.raises(FetchError, match="this machine has no apt"):
         fetch(tmp_path, FakeApt(missing=True))
+
+
+def test_a_store_that_cannot_be_written(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "tmp").write_text("a file where a folder should be")
+    with pytest.raises(OutputError, match="Debian packages cannot be written here") as caught:
+        fetch(tmp_path, FakeApt(ARCHIVES))
+    assert caught.value.problems[0].where == str(tmp_path / "store")
+
+
+def test_an_interrupted_fetch_leaves_nothing_behind(tmp_path):
+    class Interrupted(FakeApt):
+        def __call__(self, argv, *, env=None, cwd=None):
+            if "download" in argv and "pkg9=1.0-1" in argv:
+                raise KeyboardInterrupt
+            return super().__call__(argv, env=env, cwd=cwd)
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(tmp_path, Interrupted(ARCHIVES))
+    root = next((tmp_path / "apt").iterdir())
+    assert not list(root.glob("download.*"))
+    fetch(tmp_path, FakeApt(ARCHIVES))

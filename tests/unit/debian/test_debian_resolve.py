@@ -3,7 +3,8 @@ import platform
 import pytest
 from debian_fakes import RELEASE, FakeApt
 
-from packager.debian import Completed, DebianPackage, resolve_packages
+from packager.command import Completed
+from packager.debian import DebianPackage, resolve_packages
 from packager.errors import ResolveError
 
 SHA = "ab" * 32
