@@ -8,9 +8,10 @@ from pathlib import Path
 from ..debian.fetch import fetch_packages
 from ..debian.rootfs import ROOTFS_FORMAT, RootEntry, build_rootfs
 from ..digest import canonical_json, sha256_hex
-from ..errors import DriftError
+from ..errors import DriftError, ImageError
 from ..lock.base import apt_state
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
+from ..lock.stored import pull_base
 from ..lock.tools import Tools
 from ..oci.blob import FileBlob
 from ..oci.content import Content, FileContent, InlineContent
@@ -18,9 +19,9 @@ from ..oci.image import Image, ImageConfig, make_image
 from ..oci.layer import LAYER_GZIP, Layer, LayerDigests, digest_layer, layer_chunks
 from ..oci.layout import read_layout
 from ..oci.reference import apply_mirrors, parse_reference
-from ..oci.registry import pull_image
 from ..oci.tar import Entry
 from ..package.read import Package
+from .describe import is_layout
 from .envelope import ENVELOPE
 
 
@@ -46,10 +47,24 @@ def base_image(package: Package, tools: Tools, *, beside: Path) -> Image:
 def _pull(base: ImageBaseLock, package: Package, tools: Tools, beside: Path) -> Image:
     architecture = package.lock.facts.architecture
     if base.kind == "layout":
-        return read_layout(beside / package.manifest.image.base, architecture=architecture)
+        return read_layout(_find_layout(base, package, tools, beside), architecture=architecture)
     named = parse_reference(package.manifest.image.base)
     pinned = apply_mirrors(named, tools.registry_mirrors).with_digest(base.digest)
-    return pull_image(pinned, architecture=architecture)
+    return pull_base(pinned, tools, architecture=architecture)
+
+
+def _find_layout(base: ImageBaseLock, package: Package, tools: Tools, beside: Path) -> Path:
+    """The folder of a local base: where the spec says, else (a package is built away from its spec) where it last was."""
+    key = base.digest.removeprefix("sha256:")
+    asked = (beside / package.manifest.image.base).absolute()
+    if is_layout(asked):
+        tools.store.remember("layout", key, str(asked))
+        return asked
+    known = tools.store.recall("layout", key)
+    if known is None or not is_layout(Path(known)):
+        mend = "put the layout there, or build from the spec"
+        raise ImageError("the base's OCI layout is not here", where=str(asked), mend=mend)
+    return Path(known)
 
 
 def _debian(base: DebianBaseLock, package: Package, tools: Tools) -> Image:

@@ -11,11 +11,11 @@ from ..oci.image import Image
 from ..oci.inspect import read_base_facts
 from ..oci.layout import read_layout
 from ..oci.reference import apply_mirrors, parse_reference
-from ..oci.registry import pull_image
 from ..spec.image import DebianBase, LayoutBase, RegistryBase
 from ..spec.load import SpecFile
 from .drift import system_packages
 from .lockfile import BaseLock, DebianBaseLock, ImageBaseLock
+from .stored import pull_base
 from .tools import Tools
 
 ARCHITECTURE = "amd64"
@@ -27,7 +27,7 @@ def lock_base(file: SpecFile, tools: Tools) -> tuple[BaseLock, BaseFacts]:
     base = file.spec.image.base
     if isinstance(base, RegistryBase):
         reference = apply_mirrors(parse_reference(base.image), tools.registry_mirrors)
-        image = pull_image(reference, architecture=ARCHITECTURE)
+        image = pull_base(reference, tools, architecture=ARCHITECTURE)
         return ImageBaseLock("registry", image.manifest_digest), _image_facts(image, tools)
     if isinstance(base, LayoutBase):
         return _layout(base, file, tools)

@@ -1,0 +1,88 @@
+"""Base images kept in the store: pulled from their registry once, then read from there, also offline."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..errors import FetchError
+from ..oci.blob import Blob, FileBlob
+from ..oci.image import Image, layer_names, parse_image
+from ..oci.layer import Layer
+from ..oci.reference import Reference
+from ..oci.registry import RemoteBlob, pull_image
+from ..store import Store
+from .tools import Tools
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A layer that is read from the store; `remote` fills it when it is opened for the first time."""
+
+    remote: Blob
+    store: Store
+    offline: bool
+    where: str
+
+    @property
+    def digest(self) -> str:
+        return self.remote.digest
+
+    @property
+    def size(self) -> int:
+        return self.remote.size
+
+    def open(self) -> Iterator[bytes]:
+        """The bytes, verified. Raises FetchError when the store lacks them offline, RegistryError."""
+        sha256 = self.digest.removeprefix("sha256:")
+        found = self.store.find(sha256, self.size)
+        if found is None and self.offline:
+            raise _offline(f"a layer of this base image ({self.size:,} bytes)", self.where)
+        if found is None:
+            found = self.store.put(self.remote.open(), sha256=sha256, name=self.where)
+        return FileBlob(found.path, self.digest, self.size).open()
+
+
+def pull_base(reference: Reference, tools: Tools, *, architecture: str) -> Image:
+    """The image under `reference`: manifest and configuration now, layers when they are read.
+
+    Asks the registry only for what the store lacks; a tag is always asked for. Raises RegistryError, and
+    FetchError for what is lacking offline.
+    """
+    image = _stored(reference, tools.store)
+    if image is None and tools.offline:
+        raise _offline("this base image", str(reference))
+    if image is None:
+        image = pull_image(reference, architecture=architecture)
+        for data in (image.manifest, image.config):
+            tools.store.put([data], name=str(reference))
+    layers = (
+        replace(layer, blob=StoredBlob(layer.blob, tools.store, tools.offline, str(reference)))
+        for layer in image.layers
+    )
+    return Image(image.manifest, image.config, tuple(layers))
+
+
+def _stored(reference: Reference, store: Store) -> Image | None:
+    """The image with this digest as the store has it; None for a tag, an index, or what was never pulled."""
+    manifest = store.find(reference.digest.removeprefix("sha256:")) if reference.digest else None
+    if manifest is None:
+        return None
+    data, where = manifest.path.read_bytes(), str(reference)
+    config_row, rows = parse_image(data, where=where)
+    config = store.find(config_row.digest.removeprefix("sha256:"), config_row.size)
+    if config is None:
+        return None
+    content = config.path.read_bytes()
+    names = layer_names(content, len(rows), where=where)
+    layers = (
+        Layer(RemoteBlob(reference, row.digest, row.size), diff_id, row.media_type, title)
+        for row, (diff_id, title) in zip(rows, names, strict=True)
+    )
+    return Image(data, content, tuple(layers))
+
+
+def _offline(what: str, where: str) -> FetchError:
+    return FetchError(
+        f"offline, and the store lacks {what}",
+        where=where,
+        mend="build once without --offline, or copy a store that has it (PACKAGER_CACHE)",
+    )
