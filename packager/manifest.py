@@ -6,9 +6,10 @@ library, nothing else. Field names are JSON keys. A manifest of a newer format i
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .digest import readable_json
 from .errors import PackageError
@@ -121,22 +122,47 @@ def parse_manifest(value: Any, *, where: str) -> Manifest:
             mend="build the package again with the packager that runs it",
         )
     try:
-        weights = value["weights"]
-        return Manifest(
-            name=value["name"],
-            packager=value["packager"],
-            engine=EngineManifest(**value["engine"]),
-            weights=None if weights is None else _weights(weights),
-            serving=ServingManifest(**value["serving"]),
-            chat_template=value["chat_template"],
-            image=ImageManifest(**value["image"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise PackageError(
-            f"the manifest is incomplete: {error}", where=where, mend="build the package again"
-        ) from error
+        manifest: Manifest = decode(Manifest, {key: one for key, one in value.items() if key != "format"})
+    except ValueError as error:
+        raise PackageError(f"the manifest is damaged: {error}", where=where, mend="build the package again") from error
+    return manifest
 
 
-def _weights(value: Mapping[str, Any]) -> WeightsManifest:
-    plain = {one.name: value[one.name] for one in fields(WeightsManifest) if one.name != "files"}
-    return WeightsManifest(**plain, files=tuple(WeightsFile(**file) for file in value["files"]))
+def decode(kind: Any, value: Any, place: str = "") -> Any:
+    """Decoded JSON as `kind`: str, int, None or a literal, or a dataclass, tuple or mapping of such.
+
+    Of several dataclasses the one with the value's keys is meant. Raises ValueError that names the place (`weights.files[0].size`) where a key is missing or unknown,
+    or a value of another type.
+    """
+    if kind is Any:
+        return value
+    arguments = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return decode(_choose(arguments, value), value, place)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _decode_fields(kind, value, place)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(decode(arguments[0], one, f"{place}[{number}]") for number, one in enumerate(value))
+    if get_origin(kind) is Mapping and isinstance(value, dict):
+        return {key: decode(arguments[1], one, f"{place}.{key}") for key, one in value.items()}
+    if type(value) is kind or (get_origin(kind) is Literal and value in arguments):  # not isinstance: True is no size
+        return value
+    raise ValueError(f"{place or 'it'} cannot be {json.dumps(value)[:60]}")
+
+
+def _choose(kinds: tuple[Any, ...], value: Any) -> Any:
+    if value is None and NoneType in kinds:
+        return NoneType
+    others = [one for one in kinds if one is not NoneType]
+    keys = value.keys() if isinstance(value, dict) else ()
+    fitting = [one for one in others if is_dataclass(one) and {each.name for each in fields(one)} == keys]
+    return (fitting or others)[0]
+
+
+def _decode_fields(kind: Any, value: Mapping[str, Any], place: str) -> Any:
+    types = get_type_hints(kind)
+    prefix = f"{place}." if place else ""
+    wrong = sorted({one.name for one in fields(kind)} ^ value.keys())
+    if wrong:
+        raise ValueError(f"{prefix}{wrong[0]} is {'unknown' if wrong[0] in value else 'missing'}")
+    return kind(**{name: decode(types[name], one, prefix + name) for name, one in value.items()})

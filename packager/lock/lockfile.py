@@ -7,13 +7,13 @@ same bytes; reading and writing again gives the same bytes. Pure: reading the fi
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..debian.resolve import DebianPackage, DebianRelease
 from ..digest import readable_json
 from ..errors import LockError
 from ..facts import BaseFacts
-from ..manifest import WeightsFile
+from ..manifest import WeightsFile, decode
 from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
 
@@ -27,13 +27,14 @@ class DebianBaseLock:
 
     release: DebianRelease
     packages: tuple[DebianPackage, ...]
+    kind: Literal["debian"] = "debian"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBaseLock:
-    """A base that is an image: `kind` is `registry` or `layout`, `digest` its manifest's."""
+    """A base that is an image; `digest` is its manifest's."""
 
-    kind: str
+    kind: Literal["registry", "layout"]
     digest: str
 
 
@@ -72,54 +73,23 @@ class Lock:
         value = {"format": FORMAT, **asdict(self)}
         value["inputs"] = dict(sorted(self.inputs.items()))
         value["facts"]["installed"] = dict(sorted(self.facts.installed.items()))
-        value["base"] = {"kind": base_kind(self.base), **asdict(self.base)}
+        value["base"] = {"kind": self.base.kind, **asdict(self.base)}
         return readable_json(value)
-
-
-def base_kind(base: BaseLock) -> str:
-    """`debian`, `registry` or `layout`."""
-    return "debian" if isinstance(base, DebianBaseLock) else base.kind
 
 
 def parse_lock(data: bytes, *, where: str) -> Lock:
     """The lock that `data` holds; `where` names its file in errors. Raises LockError."""
+    mend = "make it again with `packager lock`"
     try:
         value = json.loads(data)
-        if value["format"] != FORMAT:
-            raise LockError(
-                f"the lock has format {value['format']}; this packager reads format {FORMAT}",
-                where=where,
-                mend="make it again with `packager lock`",
-            )
-        return Lock(
-            layer_format=value["layer_format"],
-            inputs=value["inputs"],
-            base=_base(value["base"]),
-            facts=BaseFacts(**value["facts"]),
-            wheels=tuple(Wheel(**wheel) for wheel in value["wheels"]),
-            contests=tuple(Contest(**{**one, "losers": tuple(one["losers"])}) for one in value["contests"]),
-            requirements=tuple(value["requirements"]),
-            weights=_weights(value["weights"]),
-        )
     except ValueError as error:
-        mend = "make it again with `packager lock`, or restore it (a merge may have left its marks)"
         raise LockError(f"the lock is not JSON: {error}", where=where, mend=mend) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise LockError(
-            f"the lock is damaged: {what}", where=where, mend="make it again with `packager lock`"
-        ) from error
-
-
-def _base(value: Mapping[str, Any]) -> BaseLock:
-    if value["kind"] == "debian":
-        packages = tuple(DebianPackage(**package) for package in value["packages"])
-        return DebianBaseLock(DebianRelease(**value["release"]), packages)
-    return ImageBaseLock(kind=value["kind"], digest=value["digest"])
-
-
-def _weights(value: Mapping[str, Any] | None) -> WeightsLock | None:
-    if value is None:
-        return None
-    files = tuple(WeightsFile(**file) for file in value["files"])
-    return WeightsLock(value["source"], value["revision"], files)
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        what = f"the lock has format {json.dumps(found)}; this packager reads format {FORMAT}"
+        raise LockError(what, where=where, mend=mend)
+    try:
+        lock: Lock = decode(Lock, {key: one for key, one in value.items() if key != "format"})
+    except ValueError as error:
+        raise LockError(f"the lock is damaged: {error}", where=where, mend=mend) from error
+    return lock
