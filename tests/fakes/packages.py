@@ -17,16 +17,20 @@ def make_package(
     engine: str = "echo",
     options: dict[str, Any] | None = None,
     weights: Path | None = None,
+    source: Path | None = None,
     vendored: bool = True,
     **serving: int,
 ) -> Path:
-    """Write a package named `hello` into `folder`; `weights` is shipped inside it."""
+    """Write a package named `hello` into `folder`.
+
+    `weights` is a file that is shipped inside it; `source` a folder that `load()` fetches weights.bin from.
+    """
     (folder / "model").mkdir(parents=True)
     manifest = Manifest(
         name="hello",
         packager="0",
         engine=EngineManifest(engine, "1", options or {}),
-        weights=None if weights is None else _ship(weights, folder),
+        weights=_ship(weights, folder) if weights else _fetched(source) if source else None,
         serving=make_serving(**serving),
     )
     (folder / "model/manifest.json").write_bytes(manifest.to_bytes())
@@ -58,3 +62,7 @@ def _ship(weights: Path, folder: Path) -> WeightsManifest:
     shutil.copyfile(weights, folder / "data" / weights.name)
     file = WeightsFile(weights.name, len(data), sha256(data).hexdigest())
     return WeightsManifest("file://weights", "", "in_image", weights.name, (file,))
+
+
+def _fetched(source: Path) -> WeightsManifest:
+    return WeightsManifest(f"file://{source}", "", "on_load", "weights.bin", (WeightsFile("weights.bin", 1, "0" * 64),))

@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import httpx
+import psutil
 import uvicorn
 import uvloop
 
@@ -91,11 +93,11 @@ def thread_server(folder: Path, **options: object) -> ThreadServer:
 class ProcessServer:
     """A package served by a process: our own runner, or `bentoml serve`."""
 
-    def __init__(self, folder: Path, runner: str = "packager", **environ: str) -> None:
+    def __init__(self, folder: Path, runner: str = "packager", *, port: int = 0, **environ: str) -> None:
         self.folder = folder
         self.lines: list[str] = []
-        self.port = 0
-        command = _own(folder) if runner == "packager" else _bento(self)
+        self.port = port
+        command = _own(folder, port) if runner == "packager" else _bento(self)
         self.process = subprocess.Popen(
             command,
             cwd=folder,
@@ -103,7 +105,6 @@ class ProcessServer:
             stderr=subprocess.STDOUT,
             text=True,
             env=_environ(folder) | environ,
-            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -120,8 +121,14 @@ class ProcessServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # BentoML's worker leads a session of its own: killing the parent alone would leave it behind.
+        family: list[psutil.Process] = []
         if self._running():
-            os.killpg(self.process.pid, signal.SIGKILL)
+            parent = psutil.Process(self.process.pid)
+            family = [parent, *parent.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
         self._reader.join()
         assert self.process.stdout is not None
@@ -169,8 +176,8 @@ class ProcessServer:
             self.lines.append(line)
 
 
-def _own(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "packager_runtime.runtime", "serve", str(folder), "--port", "0"]
+def _own(folder: Path, port: int) -> list[str]:
+    return [sys.executable, "-m", "packager_runtime.runtime", "serve", str(folder), "--port", str(port)]
 
 
 def _bento(server: ProcessServer) -> list[str]:

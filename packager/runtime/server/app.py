@@ -74,7 +74,7 @@ class _App:
         try:
             await self._route(exchange)(exchange)
         except ClientGoneError:
-            pass
+            await exchange.answer_nobody()
         except PackagerError as error:
             await exchange.answer_error(error)
         except BrokenStreamError:
@@ -133,7 +133,9 @@ class _App:
 async def _whole(exchange: Exchange, generation: Generation, reply: Reply) -> None:
     async with exchange.watching(generation.abort):
         deltas = [delta async for delta in generation]
-    if deltas[-1].finish_reason != "abort":  # aborted: the client has left
+    if deltas[-1].finish_reason == "abort":
+        await exchange.answer_nobody()
+    else:
         await exchange.answer_json(200, reply.whole("".join(delta.text for delta in deltas), deltas[-1]))
 
 

@@ -68,6 +68,13 @@ class Exchange:
         """Send a JSON answer."""
         await self.answer(status, orjson.dumps(value), b"application/json", headers)
 
+    async def answer_nobody(self) -> None:
+        """Answer a client that has left (499, as nginx logs it).
+
+        Nobody gets it, but a host may wait for it: BentoML's timeout holds the request until the first byte.
+        """
+        await self.answer(499, b"", b"text/plain")
+
     async def answer_error(self, error: PackagerError) -> None:
         """Send an error in OpenAI's shape, with the status that fits it."""
         status, headers = _status(error)
