@@ -1,0 +1,96 @@
+"""A lock answers a spec, or drift names each field that moved."""
+
+from dataclasses import replace
+
+import pytest
+from fakes.locks import make_lock, make_spec
+
+from packager.lock.drift import Drift, drifted, lock_inputs
+
+LLAMA = {"weights": {"source": "file://model"}}
+BASE = {"base": {"kind": "registry", "image": "registry.example.com/team/base:1"}}
+
+
+@pytest.mark.parametrize("fields", [{}, LLAMA, {"image": BASE}])
+def test_a_lock_answers_the_spec_it_was_made_of(fields):
+    spec = make_spec(**fields)
+    assert drifted(make_lock(spec), spec) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"engine": {"kind": "llama_cpp", "version": "2026.9.1"}}, {"engine.version", "packager.requirements"}),
+        ({"quantization": "int4"}, {"quantization"}),
+        ({"serving": {"server": "standalone"}}, {"serving.server", "packager.requirements"}),
+        ({"image": BASE}, {"image.base"}),
+        ({"image": {"base": {"kind": "debian", "suite": "trixie"}}}, {"image.base"}),
+        (
+            {"image": {"system_packages": ["libnuma1"]}},
+            {"image.system_packages", "packager.system_packages"},
+        ),
+        ({"image": {"python_packages": ["pillow"]}}, {"image.python_packages", "packager.requirements"}),
+        ({"weights": {"source": "file://other"}}, {"weights.source"}),
+        ({"weights": {"source": "file://model", "include": ["*.gguf"]}}, {"weights.include"}),
+        ({"weights": {"source": "file://model", "file": "model.gguf"}}, {"weights.file"}),
+    ],
+)
+def test_every_field_that_moved_is_named(changes, fields):
+    lock = make_lock(make_spec(**LLAMA))
+    assert {drift.field for drift in drifted(lock, make_spec(**{**LLAMA, **changes}))} == fields
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"description": "Another"},
+        {"serving": {"port": 8080, "max_concurrency": 1, "max_queue": 0, "drain_seconds": 1}},
+        {"engine": {"kind": "llama_cpp", "context_length": 512, "threads": 2}},
+        {"image": {"tag": "v2", "repository": "registry.example.com/team", "env": {"A": "b"}, "labels": {"c": "d"}}},
+        {"weights": {"source": "file://model", "chat_template": "chat.jinja"}},
+        {"hardware": {"gpu": "l4"}},
+    ],
+)
+def test_what_the_lock_does_not_decide_is_free(changes):
+    lock = make_lock(make_spec(**LLAMA))
+    assert drifted(lock, make_spec(**{**LLAMA, **changes})) == ()
+
+
+def test_another_order_in_the_spec_is_no_drift():
+    one = make_spec(image={"python_packages": ["pillow", "einops"], "system_packages": ["curl", "git"]})
+    other = make_spec(image={"python_packages": ["einops", "pillow"], "system_packages": ["git", "curl"]})
+    assert drifted(make_lock(one), other) == ()
+
+
+@pytest.mark.parametrize("name", lock_inputs(make_spec()))
+def test_a_newer_packager_that_asks_more_or_other_is_drift(name):
+    """Each input counts, whether it is gone from the lock or another one."""
+    spec = make_spec()
+    lock = make_lock(spec)
+    moved = replace(lock, inputs={**lock.inputs, name: "something else"})
+    assert [drift.field for drift in drifted(moved, spec)] == [name]
+
+
+def test_an_input_that_packager_no_longer_asks():
+    lock = make_lock(make_spec())
+    old = replace(lock, inputs={**lock.inputs, "packager.epoch": 1})
+    assert drifted(old, make_spec()) == (Drift("packager.epoch", 1, None),)
+
+
+@pytest.mark.parametrize(
+    ("drift", "words"),
+    [
+        (Drift("quantization", "none", "int4"), "quantization: locked none, the spec now says int4"),
+        (Drift("weights.file", None, "a.gguf"), "weights.file: locked nothing, the spec now says a.gguf"),
+        (
+            Drift("image.base", {"kind": "debian", "suite": None}, None),
+            "image.base: locked {kind: debian}, the spec now says nothing",
+        ),
+        (Drift("packager.layer_format", 1, 2), "packager.layer_format: locked 1, packager now says 2"),
+        (Drift("image.python_packages", ["a", "b"], ["b", "c"]), "image.python_packages: the spec adds c, drops a"),
+        (Drift("weights.include", None, ["*.gguf"]), "weights.include: locked nothing, the spec now says [*.gguf]"),
+    ],
+)
+def test_words(drift, words):
+    assert str(drift) == words
