@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import IntegrityError, LoadError
 from ..manifest import WeightsFile
 from ..spec.load import SpecFile
-from ..weights.load import file_digest
+from ..weights.load import file_digest, find_intact
 from ..weights.schemes import open_source
 from .lockfile import Lock
 from .tools import Tools
@@ -25,7 +25,7 @@ def check_sources(lock: Lock, file: SpecFile, tools: Tools) -> None:
         path = root if root.is_file() else root / locked.path
         if path.is_file():
             _check(path, locked, file, tools)
-        if spec.ship == "in_image" and tools.store.find(locked.sha256, locked.size) is None:
+        if spec.ship == "in_image" and find_intact(locked, tools.store, tools.on_bytes) is None:
             _keep(path, locked, file, tools)
 
 

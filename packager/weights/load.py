@@ -14,7 +14,7 @@ from pathlib import Path
 from ..digest import CHUNK, canonical_json, sha256_hex
 from ..errors import IntegrityError, LoadError
 from ..manifest import Manifest, WeightsFile, WeightsManifest
-from ..store import Store
+from ..store import Store, StoredFile
 from .schemes import open_source
 
 OnBytes = Callable[[str, int, int], None]
@@ -58,11 +58,15 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
         raise _differs(path, f"its sha256 is {found}, the manifest says {file.sha256}")
 
 
+def find_intact(file: WeightsFile, store: Store, on_bytes: OnBytes | None = None) -> StoredFile | None:
+    """`file` as the store has it, or None when the store lacks it or its copy was damaged since."""
+    stored = store.find(file.sha256, file.size)
+    return stored if stored is not None and file_digest(stored.path, store, on_bytes) == file.sha256 else None
+
+
 def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None) -> str:
     """Hex sha256 of the file at `path`, remembered in `store` while size, inode and times stay as they are."""
-    status = path.stat()
-    seen = [status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-    key = sha256_hex(os.fsencode(path.resolve()))
+    key, seen = _identity(path)
     memo = store.recall("digest", key)
     if isinstance(memo, list) and memo[1:] == seen:
         return str(memo[0])
@@ -71,16 +75,26 @@ def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None) -> st
         hasher.update(chunk)
         done += len(chunk)
         if on_bytes is not None:
-            on_bytes(f"verify {path.name}", done, status.st_size)
+            on_bytes(f"verify {path.name}", done, seen[0])
     store.remember("digest", key, [hasher.hexdigest(), *seen])
     return hasher.hexdigest()
 
 
+def _identity(path: Path) -> tuple[str, list[int]]:
+    """Under which key the file's digest is remembered, and what must not have changed since."""
+    status = path.stat()
+    seen = [status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    return sha256_hex(os.fsencode(path.resolve())), seen
+
+
 def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: OnBytes | None) -> None:
-    if store.find(file.sha256, file.size) is not None:
+    if find_intact(file, store, on_bytes) is not None:
         return
     chunks = open_source(weights.source).open(file.path)
-    store.put(_counted(chunks, file, on_bytes), sha256=file.sha256, name=f"{weights.source}/{file.path}")
+    name = f"{weights.source}/{file.path}"
+    stored = store.put(_counted(chunks, file, on_bytes), sha256=file.sha256, name=name)
+    key, seen = _identity(stored.path)  # hashed while it was written: not again
+    store.remember("digest", key, [file.sha256, *seen])
 
 
 def _counted(chunks: Iterator[bytes], file: WeightsFile, on_bytes: OnBytes | None) -> Iterator[bytes]:

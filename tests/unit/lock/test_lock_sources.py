@@ -69,6 +69,16 @@ def test_a_file_that_is_gone_is_in_the_store(tmp_path, tools):
     check_sources(lock, file, tools)
 
 
+def test_a_damaged_copy_in_the_store_is_replaced(tmp_path, tools):
+    file, lock = locked(tmp_path)
+    check_sources(lock, file, tools)
+    path = tools.store.path(lock.weights.files[0].sha256)
+    path.chmod(0o644)
+    path.write_bytes(b"GGUF X")
+    check_sources(lock, file, tools)
+    assert path.read_bytes() == b"GGUF a"
+
+
 def test_a_file_that_is_nowhere(tmp_path, tools):
     file, lock = locked(tmp_path)
     (tmp_path / "model/a.gguf").unlink()

@@ -1,0 +1,213 @@
+"""Nothing is loaded whose bytes are not the manifest's; nothing is hashed twice without a reason."""
+
+import os
+import threading
+
+import pytest
+
+from packager.digest import sha256_hex
+from packager.errors import IntegrityError, LoadError
+from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
+from packager.store import Store
+from packager.weights.load import ensure_weights, file_digest, verify_file
+
+CONTENT = {"model.gguf": b"GGUF" * 1000, "sub/tokenizer.json": b"{}", "empty.txt": b""}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path / "source")
+
+
+def write(folder):
+    for name, data in CONTENT.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def manifest(ship, source="file://weights", content=CONTENT):
+    files = tuple(WeightsFile(name, len(data), sha256_hex(data)) for name, data in content.items())
+    weights = WeightsManifest(f"file://{source}" if ship == "on_load" else source, "", ship, ".", files)
+    return Manifest(
+        "hello", "0", EngineManifest("llama_cpp", "1", {}), weights, ServingManifest("bentoml", "packager", 1, 1, 1, 1)
+    )
+
+
+class Counter:
+    """Counts what is read: progress is reported for every byte that is."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, title, done, total):
+        self.seen.append((title, done, total))
+
+
+class TestInImage:
+    def test_verified_where_they_lie(self, tmp_path, store):
+        write(tmp_path / "package/data")
+        root = ensure_weights(manifest("in_image"), tmp_path / "package", store)
+        assert root == tmp_path / "package/data"
+
+    def test_a_missing_file(self, tmp_path, store):
+        write(tmp_path / "data")
+        (tmp_path / "data/sub/tokenizer.json").unlink()
+        with pytest.raises(LoadError, match=r"sub/tokenizer\.json is missing"):
+            ensure_weights(manifest("in_image"), tmp_path, store)
+
+    @pytest.mark.parametrize("data", [b"", b"GGUF" * 999, b"GGUF" * 1000 + b"x"])
+    def test_another_size_is_found_without_reading(self, tmp_path, store, data):
+        write(tmp_path / "data")
+        (tmp_path / "data/model.gguf").write_bytes(data)
+        counter = Counter()
+        with pytest.raises(IntegrityError, match=f"it has {len(data)} bytes, the manifest says 4000"):
+            ensure_weights(manifest("in_image"), tmp_path, store, on_bytes=counter)
+        assert counter.seen == []
+
+    def test_one_other_byte(self, tmp_path, store):
+        write(tmp_path / "data")
+        path = tmp_path / "data/model.gguf"
+        path.write_bytes(b"X" + CONTENT["model.gguf"][1:])
+        with pytest.raises(IntegrityError, match="not what was packaged") as caught:
+            ensure_weights(manifest("in_image"), tmp_path, store)
+        assert caught.value.problems[0].where == str(path)
+
+    def test_an_engine_without_weights(self, tmp_path, store):
+        plain = Manifest("echo", "0", EngineManifest("echo", "1", {}), None, manifest("in_image").serving)
+        assert ensure_weights(plain, tmp_path, store) == tmp_path
+
+
+class TestMemo:
+    """A file that was verified is not read again while size, inode and times stay."""
+
+    def test_the_second_time_reads_nothing(self, source, store):
+        first, second = Counter(), Counter()
+        digest = file_digest(source / "model.gguf", store, first)
+        assert digest == sha256_hex(CONTENT["model.gguf"])
+        assert first.seen == [("verify model.gguf", 4000, 4000)]
+        assert file_digest(source / "model.gguf", store, second) == digest
+        assert second.seen == []
+
+    def change_in_place(self, path):
+        path.write_bytes(b"X" * path.stat().st_size)
+
+    def change_and_put_the_time_back(self, path):
+        status = path.stat()
+        self.change_in_place(path)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def replace(self, path):
+        other = path.with_name("other")
+        other.write_bytes(b"X" * path.stat().st_size)
+        status = path.stat()
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other.replace(path)
+
+    @pytest.mark.parametrize("change", [change_in_place, change_and_put_the_time_back, replace])
+    def test_a_changed_file_is_read_again(self, source, store, change):
+        path = source / "model.gguf"
+        file_digest(path, store)
+        change(self, path)
+        assert file_digest(path, store) == sha256_hex(b"X" * 4000)
+        with pytest.raises(IntegrityError):
+            verify_file(path, WeightsFile("model.gguf", 4000, sha256_hex(CONTENT["model.gguf"])), store)
+
+    def test_two_paths_to_one_file_are_two_memos_at_most(self, source, store):
+        (source / "link").symlink_to("model.gguf")
+        counter = Counter()
+        file_digest(source / "model.gguf", store)
+        file_digest(source / "link", store, counter)
+        assert counter.seen == []
+
+    @pytest.mark.parametrize("memo", [None, [], {}, ["x"], "text", [1, 2, 3, 4, 5, 6]])
+    def test_a_damaged_memo_is_no_memo(self, source, store, memo):
+        path = source / "model.gguf"
+        file_digest(path, store)
+        (kept,) = (store.root / "memo/digest").iterdir()
+        store.remember("digest", kept.stem, memo)
+        assert file_digest(path, store) == sha256_hex(CONTENT["model.gguf"])
+
+
+class TestOnLoad:
+    def test_fetched_verified_and_laid_out(self, tmp_path, source, store):
+        counter = Counter()
+        root = ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter)
+        assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
+        assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == set(CONTENT)
+        assert (root / "model.gguf").is_symlink()
+        assert (root / "model.gguf").resolve() == store.path(sha256_hex(CONTENT["model.gguf"])).resolve()
+        assert counter.seen[-1][0].startswith("fetch ")
+
+    def test_again_without_the_source(self, tmp_path, source, store):
+        first = ensure_weights(manifest("on_load", source), tmp_path, store)
+        for name in CONTENT:
+            (source / name).unlink()
+        counter = Counter()
+        assert ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter) == first
+        assert counter.seen == []
+
+    def test_other_bytes_at_the_source(self, tmp_path, source, store):
+        (source / "model.gguf").write_bytes(b"X" * 4000)
+        with pytest.raises(IntegrityError):
+            ensure_weights(manifest("on_load", source), tmp_path, store)
+        assert store.find(sha256_hex(CONTENT["model.gguf"])) is None
+        assert not (store.root / "trees").exists()
+
+    def test_a_source_that_is_gone(self, tmp_path, store):
+        with pytest.raises(LoadError, match="cannot be read"):
+            ensure_weights(manifest("on_load", tmp_path / "nowhere"), tmp_path, store)
+
+    def test_a_scheme_of_another_version(self, tmp_path, store):
+        later = manifest("in_image", "s3://bucket/model")
+        weights = WeightsManifest("s3://bucket/model", "", "on_load", ".", later.weights.files)
+        with pytest.raises(LoadError, match="no address this version reads"):
+            ensure_weights(Manifest("x", "0", later.engine, weights, later.serving), tmp_path, store)
+
+    def test_a_damaged_file_in_the_store_is_fetched_again(self, tmp_path, source, store):
+        root = ensure_weights(manifest("on_load", source), tmp_path, store)
+        stored = (root / "model.gguf").resolve()
+        stored.chmod(0o644)
+        stored.write_bytes(b"X" * 4000)
+        assert ensure_weights(manifest("on_load", source), tmp_path, store) == root
+        assert (root / "model.gguf").read_bytes() == CONTENT["model.gguf"]
+        stored.chmod(0o644)
+        stored.write_bytes(b"X" * 4000)
+        (source / "model.gguf").unlink()
+        with pytest.raises(LoadError):
+            ensure_weights(manifest("on_load", source), tmp_path, store)
+
+    def test_what_was_fetched_is_hashed_once(self, tmp_path, source, store):
+        ensure_weights(manifest("on_load", source), tmp_path, store)
+        counter = Counter()
+        ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter)
+        assert counter.seen == []
+
+    def test_many_threads_at_once(self, tmp_path, source, store):
+        start = threading.Barrier(8)
+        found, failed = [], []
+
+        def load():
+            start.wait()
+            try:
+                found.append(ensure_weights(manifest("on_load", source), tmp_path, store))
+            except Exception as error:  # noqa: BLE001 - shown by the assertion below
+                failed.append(error)
+
+        threads = [threading.Thread(target=load) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert len(set(found)) == 1
+        assert len(found) == 8
+        (root,) = set(found)
+        assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
+        assert [path.name for path in root.parent.iterdir()] == [root.name]

@@ -1,0 +1,64 @@
+"""Sources: an address is a scheme and its own rest; `file://` is the first."""
+
+import pytest
+
+from packager.errors import LoadError
+from packager.weights.schemes import SCHEMES, open_source
+from packager.weights.source import SourceFile
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model/sub").mkdir(parents=True)
+    for name in ("b.gguf", "a.json", "sub/c.txt", ".hidden", "sub/.also"):
+        (tmp_path / "model" / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def test_a_folder(folder):
+    source = open_source("file://model", folder=folder)
+    assert source.inventory() == (SourceFile("a.json", 6), SourceFile("b.gguf", 6), SourceFile("sub/c.txt", 9))
+    assert (source.uri, source.revision) == (f"file://{folder}/model", "")
+
+
+def test_one_file(folder):
+    source = open_source("file://model/b.gguf", folder=folder)
+    assert source.inventory() == (SourceFile("b.gguf", 6),)
+    assert b"".join(source.open("b.gguf")) == b"b.gguf"
+
+
+def test_an_absolute_path_needs_no_folder(folder):
+    source = open_source(f"file://{folder}/model")
+    assert b"".join(source.open("sub/c.txt", start=4)) == b"c.txt"
+
+
+def test_the_path_is_taken_as_it_stands(folder):
+    (folder / "a%20b c").write_bytes(b"x")
+    assert open_source("file://a%20b c", folder=folder).inventory() == (SourceFile("a%20b c", 1),)
+
+
+def test_nothing_there(folder):
+    with pytest.raises(LoadError, match="no weights here") as caught:
+        open_source("file://other", folder=folder).inventory()
+    assert caught.value.problems[0].where == str(folder / "other")
+
+
+@pytest.mark.parametrize("target", ["b.gguf", "sub", "/etc/passwd", "nowhere"])
+def test_links_are_refused(folder, target):
+    (folder / "model/link").symlink_to(target)
+    with pytest.raises(LoadError, match="a link stands among the weights"):
+        open_source("file://model", folder=folder).inventory()
+
+
+def test_a_file_that_goes_away(folder):
+    source = open_source("file://model", folder=folder)
+    (folder / "model/b.gguf").unlink()
+    with pytest.raises(LoadError, match="cannot be read"):
+        b"".join(source.open("b.gguf"))
+
+
+@pytest.mark.parametrize("uri", ["hf://a/b", "s3://b/k", "model", "file:/x", "", "file://", "FILE://x", "://x"])
+def test_other_addresses(uri):
+    with pytest.raises(LoadError, match="no address this version reads") as caught:
+        open_source(uri)
+    assert all(f"{scheme}://" in caught.value.problems[0].mend for scheme in SCHEMES)
