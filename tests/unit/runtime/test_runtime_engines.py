@@ -12,7 +12,7 @@ from packager.errors import EngineError, LoadError
 from packager.runtime.engine import GenerationRequest, SamplingParams
 from packager.runtime.engines import open_engine
 from packager.runtime.engines.gguf import trained_context
-from packager.runtime.engines.llama_cpp import usable_cores
+from packager.runtime.engines.llama_cpp import default_threads
 
 
 @pytest.fixture
@@ -128,10 +128,19 @@ def _rows(table: str) -> list[list[str]]:
     return [line.split() for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]]
 
 
-def test_a_container_quota_bounds_the_threads(tmp_path):
+def test_threads_leave_a_core_to_the_server(tmp_path):
+    """Physical cores, bounded by the container's quota, less one, at least one."""
     quota = tmp_path / "cpu.max"
-    quota.write_text("50000 100000\n")
-    assert usable_cores(quota) == 1
+    mine = sorted(os.sched_getaffinity(0))
+    for cpu in mine:
+        folder = tmp_path / f"cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{cpu}\n")
     quota.write_text("max 100000\n")
-    assert usable_cores(quota) == len(os.sched_getaffinity(0))
-    assert usable_cores(tmp_path / "none") == len(os.sched_getaffinity(0))
+    assert default_threads(tmp_path, quota) == max(1, len(mine) - 1)
+    quota.write_text("150000 100000\n")
+    assert default_threads(tmp_path, quota) == 1
+    for cpu in mine:
+        (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text("0-99\n")
+    assert default_threads(tmp_path, tmp_path / "none") == 1
+    assert default_threads(tmp_path / "none", tmp_path / "none") == max(1, len(mine) - 1)
