@@ -66,7 +66,7 @@ def find_intact(file: WeightsFile, store: Store, on_bytes: OnBytes | None = None
 
 def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None) -> str:
     """Hex sha256 of the file at `path`, remembered in `store` while size, inode and times stay as they are."""
-    key, seen = _identity(path)
+    key, seen = _identity(path, store)
     memo = store.recall("digest", key)
     if isinstance(memo, list) and memo[1:] == seen:
         return str(memo[0])
@@ -80,11 +80,15 @@ def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None) -> st
     return hasher.hexdigest()
 
 
-def _identity(path: Path) -> tuple[str, list[int]]:
+def _identity(path: Path, store: Store) -> tuple[str, list[int]]:
     """Under which key the file's digest is remembered, and what must not have changed since."""
-    status = path.stat()
-    seen = [status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-    return sha256_hex(os.fsencode(path.resolve())), seen
+    status, real = path.stat(), path.resolve()
+    seen = [status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns]
+    if not real.is_relative_to(store.root.resolve()):
+        # It tells of a change whose mtime was put back. But a new link moves it too, and packages are
+        # linked from the store at each build: there only we write, and read-only.
+        seen.append(status.st_ctime_ns)
+    return sha256_hex(os.fsencode(real)), seen
 
 
 def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: OnBytes | None) -> None:
@@ -93,7 +97,7 @@ def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: 
     chunks = open_source(weights.source).open(file.path)
     name = f"{weights.source}/{file.path}"
     stored = store.put(_counted(chunks, file, on_bytes), sha256=file.sha256, name=name)
-    key, seen = _identity(stored.path)  # hashed while it was written: not again
+    key, seen = _identity(stored.path, store)  # hashed while it was written: not again
     store.remember("digest", key, [file.sha256, *seen])
 
 

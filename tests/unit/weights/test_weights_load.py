@@ -126,6 +126,17 @@ class TestMemo:
         file_digest(source / "link", store, counter)
         assert counter.seen == []
 
+    def test_a_link_from_the_store_is_no_change(self, source, store):
+        """Each build links weights into a package: that must not cost a hash of gigabytes."""
+        stored = store.add(source / "model.gguf")
+        counter = Counter()
+        file_digest(stored.path, store, counter)
+        os.link(stored.path, source / "linked")
+        file_digest(stored.path, store, counter)
+        (source / "linked").unlink()
+        file_digest(stored.path, store, counter)
+        assert len(counter.seen) == 1
+
     @pytest.mark.parametrize("memo", [None, [], {}, ["x"], "text", [1, 2, 3, 4, 5, 6]])
     def test_a_damaged_memo_is_no_memo(self, source, store, memo):
         path = source / "model.gguf"
