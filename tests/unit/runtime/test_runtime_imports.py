@@ -1,0 +1,39 @@
+"""What the container side may import: the standard library, a few light distributions, and itself, relatively."""
+
+import ast
+import sys
+from pathlib import Path
+
+from fakes.packages import ROOT
+
+RUNTIME = ROOT / "packager/runtime"
+LIGHT = {"orjson", "prometheus_client", "uvicorn", "uvloop"}
+ONLY_IN = {"bentoml": "server/bento.py", "xllamacpp": "engines/llama_cpp.py"}
+OURS = {"digest", "environ", "errors", "manifest", "store", "weights", "runtime"}
+
+
+def imports(path: Path):
+    """Each import of the file as (levels up from packager, module): level 0 is absolute."""
+    depth = len(path.relative_to(ROOT / "packager").parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = depth - node.level
+            yield (1 if node.level and above == 0 else 2 if node.level else 0, node.module or "")
+
+
+def test_the_container_side_stands_alone():
+    strangers = set()
+    for path in sorted(RUNTIME.rglob("*.py")):
+        name = path.relative_to(RUNTIME).as_posix()
+        for level, module in imports(path):
+            top = module.split(".")[0]
+            allowed = {
+                0: top in sys.stdlib_module_names or top in LIGHT or ONLY_IN.get(top) == name,
+                1: top in OURS,
+                2: True,
+            }[level]
+            if not allowed:
+                strangers.add((name, module))
+    assert strangers == set()
