@@ -215,7 +215,12 @@ def _old_name(package: Package, options: BuildOptions) -> str:
 
 
 def _keep_edits(final: Path, *, force: bool) -> None:
-    """Refuse to overwrite what a person changed in the package."""
+    """Refuse to overwrite what a person changed in the package, or put where the image goes."""
+    layout = final.with_name(f"{final.name}.oci")
+    if layout.exists() and not is_layout(layout):
+        what = "something that packager did not write stands where the image goes"
+        mend = "move it away, or choose another folder with --output"
+        raise OutputError(what, where=str(layout), mend=mend)
     edited = () if force else edited_files(final)
     if edited:
         raise OutputError(

@@ -33,7 +33,7 @@ class Output:
 
     def stage(self, final: str) -> Path:
         """A new empty folder that becomes `folder/final` at `commit`."""
-        staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.new-"))
+        staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=_prefix(self.name)))
         staging.chmod(0o755)
         self._staged[self.folder / final] = staging
         return staging
@@ -103,8 +103,11 @@ def _clear(folder: Path, name: str) -> None:
     """Finish a commit that was cut off, then remove what never came to a commit."""
     try:
         _roll_forward(folder, name)
-        for leftover in folder.glob(f".{name}.new-*"):
-            shutil.rmtree(leftover)
+        for leftover in (*folder.glob(f"{_prefix(name)}*"), *folder.glob(f".{_prefix(name)}*")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:  # a journal that was being written
+                leftover.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -156,8 +159,13 @@ def _sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def _prefix(name: str) -> str:
+    # `~` is in no name: leftovers of `hello` are never taken for those of `hello.new`.
+    return f".{name}~"
+
+
 def _journal(folder: Path, name: str) -> Path:
-    return folder / f".{name}.commit"
+    return folder / f"{_prefix(name)}commit"
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:

@@ -38,9 +38,9 @@ def write_package(
 
 
 def edited_files(folder: Path) -> tuple[str, ...]:
-    """Paths in a written package whose bytes are no longer those that packager wrote.
+    """Paths in a written package that are no longer what packager wrote: changed, gone, or added.
 
-    Weights are compared by name only: they may be links into the store, and large.
+    Weights are not looked into: they may be links into the store, and large.
     Raises OutputError when `folder` holds something that is no package.
     """
     if not folder.exists():
@@ -55,12 +55,13 @@ def edited_files(folder: Path) -> tuple[str, ...]:
             where=str(folder),
             mend="move it away, or choose another folder with --output",
         ) from error
-    edited = []
-    for line in lines:
-        digest, _, path = line.partition("  ")
-        if not path.startswith("data/") and _digest(folder / path) != digest:
-            edited.append(path)
-    return tuple(edited)
+    listed = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    added = {path for path in found - listed.keys() - {LISTING} if "__pycache__" not in path.split("/")}
+    changed = {
+        path for path, digest in listed.items() if not path.startswith("data/") and _digest(folder / path) != digest
+    }
+    return tuple(sorted(added | changed))
 
 
 def _digest(path: Path) -> str:
