@@ -1,0 +1,164 @@
+"""A package is a pure function of spec, lock and packager."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes.locks import FACTS, INGREDIENTS, make_lock, make_spec
+
+from packager.digest import sha256_hex
+from packager.lock.lockfile import parse_lock
+from packager.manifest import MANIFEST_PATH, parse_manifest
+from packager.package.plan import LISTING, make_manifest, plan_package
+
+ROOT = Path(__file__).parents[3]
+LLAMA = {"weights": {"source": "file://model", "file": "model.gguf"}}
+WHOLE = {
+    **LLAMA,
+    "description": 'Says "hello": {braces}, # and ünïcode',
+    "hardware": {"gpu": "a100-40gb", "count": 2},
+    "image": {"env": {"B": "2", "A": "1"}, "labels": {"z": "1", "a": "2"}, "system_packages": ["libnuma1"]},
+}
+
+
+def planned(spec, **lock):
+    return plan_package(spec, make_lock(spec, **lock), INGREDIENTS)
+
+
+def config(spec, **lock):
+    return yaml.safe_load(planned(spec, **lock).files["config.yaml"])
+
+
+class TestPurity:
+    def test_the_same_again(self):
+        assert planned(make_spec(**WHOLE)) == planned(make_spec(**WHOLE))
+
+    def test_the_order_of_mappings_does_not_count(self):
+        spec = make_spec(**WHOLE)
+        image = WHOLE["image"] | {"env": {"A": "1", "B": "2"}, "labels": {"a": "2", "z": "1"}}
+        other = make_spec(**{**dict(reversed(WHOLE.items())), "image": image})
+        lock = make_lock(spec)
+        shuffled = replace(
+            lock,
+            inputs=dict(reversed(lock.inputs.items())),
+            facts=replace(FACTS, installed=dict(reversed(FACTS.installed.items()))),
+        )
+        ingredients = replace(
+            INGREDIENTS,
+            templates=dict(reversed(INGREDIENTS.templates.items())),
+            runtime=dict(reversed(INGREDIENTS.runtime.items())),
+        )
+        one, two = plan_package(spec, lock, INGREDIENTS), plan_package(other, shuffled, ingredients)
+        assert one == two
+        assert list(one.files.items()) == list(two.files.items())
+
+    def test_the_process_does_not_count(self):
+        script = (
+            "from fakes.locks import *; from packager.package.plan import plan_package\n"
+            f"spec = make_spec(**{WHOLE!r}); plan = plan_package(spec, make_lock(spec), INGREDIENTS)\n"
+            "import sys; sys.stdout.buffer.write(b''.join(plan.files.values()))"
+        )
+        found = set()
+        for seed, zone, locale in (("0", "UTC", "C"), ("77", "Asia/Tokyo", "C.UTF-8")):
+            env = {**os.environ, "PYTHONHASHSEED": seed, "TZ": zone, "LC_ALL": locale}
+            env["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+            found.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
+        assert found == {b"".join(planned(make_spec(**WHOLE)).files.values())}
+
+    @pytest.mark.parametrize("fields", [LLAMA, {**WHOLE, "name": "other"}])
+    def test_the_spec_counts(self, fields):
+        assert planned(make_spec(**fields)).files != planned(make_spec(**WHOLE)).files
+
+
+class TestFiles:
+    def test_the_listing_names_every_other_file(self):
+        found = planned(make_spec(**WHOLE))
+        lines = found.files[LISTING].decode().splitlines()
+        assert lines == sorted(lines, key=lambda line: line.partition("  ")[2])
+        listed = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+        expected = {path: sha256_hex(data) for path, data in found.files.items() if path != LISTING}
+        expected |= {"data/model.gguf": "a" * 64, "data/tokenizer.json": "b" * 64}
+        assert listed == expected
+
+    def test_manifest_and_lock_are_read_back(self):
+        spec = make_spec(**WHOLE)
+        found = planned(spec)
+        assert parse_lock(found.files["packager.lock"], where="") == make_lock(spec)
+        manifest = parse_manifest(json.loads(found.files[MANIFEST_PATH]), where="")
+        assert manifest == make_manifest(spec, make_lock(spec), INGREDIENTS.version)
+        assert manifest.weights.entry == "model.gguf"
+        assert manifest.image.env["NVIDIA_VISIBLE_DEVICES"] == "all"
+
+    def test_weights_that_are_fetched_on_load_are_not_planned(self):
+        spec = make_spec(weights={"source": "file:///models/x", "file": "model.gguf", "ship": "on_load"})
+        found = planned(spec)
+        assert found.weights == ()
+        assert "data/" not in found.files[LISTING].decode()
+
+    def test_the_folder_is_the_entry_where_no_file_is(self):
+        spec = make_spec(weights={"source": "file://model"})
+        lock = make_lock(spec)
+        assert make_manifest(spec, lock, "1").weights.entry == "."
+        one = replace(lock, weights=replace(lock.weights, files=lock.weights.files[:1]))
+        assert make_manifest(spec, one, "1").weights.entry == "model.gguf"
+
+    def test_the_chat_template_stands_beside_the_manifest(self):
+        spec = make_spec(weights={"source": "file://model", "chat_template": "chat/my.jinja"})
+        found = plan_package(spec, make_lock(spec), replace(INGREDIENTS, chat_template=b"{{ messages }}"))
+        assert found.files["model/chat_template.jinja"] == b"{{ messages }}"
+        assert json.loads(found.files[MANIFEST_PATH])["chat_template"] == "chat_template.jinja"
+
+    def test_no_text_file_lacks_its_last_newline(self):
+        for path, data in planned(make_spec(**WHOLE)).files.items():
+            assert not data or data.endswith(b"\n"), path
+
+    def test_requirements_are_the_locks(self):
+        assert (
+            planned(make_spec()).files["requirements.txt"] == b"alpha==1.0 \\\n    --hash=sha256:" + b"c" * 64 + b"\n"
+        )
+
+
+class TestTruss:
+    @pytest.mark.parametrize(
+        ("hardware", "resources"),
+        [
+            ({}, {}),
+            ({"gpu": "a100-40gb", "count": 2}, {"accelerator": "A100_40GB:2"}),
+            ({"gpu": "a100-80gb"}, {"accelerator": "A100:1"}),
+            ({"gpu": "l4"}, {"accelerator": "L4:1"}),
+            ({"gpu": "rtx-pro-6000"}, {"accelerator": "RTX_PRO_6000:1"}),
+            ({"gpu": "mi300x"}, {}),
+        ],
+    )
+    def test_gpus_by_truss_own_names(self, hardware, resources):
+        assert config(make_spec(hardware=hardware))["resources"] == resources
+
+    @pytest.mark.parametrize(
+        ("python", "named"), [("3.11.2", "py311"), ("3.13.0rc1", "py313"), ("3.15.0", "py314"), ("3.20.1", "py314")]
+    )
+    def test_a_python_that_truss_has(self, python, named):
+        assert config(make_spec(), facts=replace(FACTS, python=python))["python_version"] == named
+
+    def test_description_and_environment(self):
+        found = config(make_spec(**WHOLE))
+        assert found["description"] == WHOLE["description"]
+        assert found["environment_variables"] == {"A": "1", "B": "2"}
+        assert "libnuma1" in found["system_packages"]
+
+
+class TestDockerfile:
+    def test_it_starts_what_the_manifest_says(self):
+        text = planned(make_spec(serving={"server": "standalone", "port": 8080})).files["Dockerfile"].decode()
+        entry = json.loads(text.rpartition("ENTRYPOINT ")[2])
+        assert entry[1:5] == ["-m", "packager_runtime.runtime", "serve", "/app"]
+        assert entry[-1] == "8080"
+        assert "EXPOSE 8080\n" in text
+
+    def test_values_of_the_environment_are_quoted(self):
+        text = planned(make_spec(image={"env": {"A": 'say "hi" \\'}})).files["Dockerfile"].decode()
+        assert 'ENV A="say \\"hi\\" \\\\"\n' in text
