@@ -60,6 +60,13 @@ EFFECTS = {
     "urllib",
 }
 
+# Borders that hand on whatever comes, and may therefore catch it without raising.
+BORDERS = {
+    "cli/app.py": "turns every failure into words and an exit code",
+    "runtime/supervise.py": "an engine that fails to start, however, is a failed load: state, log, exit code",
+    "runtime/threads.py": "carries a thread's failure to the event loop that awaits it",
+}
+
 LONGEST_FUNCTION, LONGEST_MODULE, MOST_PARAMETERS = 60, 400, 6
 
 
@@ -166,7 +173,7 @@ def test_the_tail_of_the_code_is_held() -> None:
         for node in ast.walk(TREES[name]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 found += [f"packager/{name}:{node.lineno} {node.name} {why}" for why in _excess(node)]
-            if isinstance(node, ast.ExceptHandler) and _swallows(node):
+            if isinstance(node, ast.ExceptHandler) and _swallows(node) and name not in BORDERS:
                 found.append(f"packager/{name}:{node.lineno} a broad handler that does not raise")
     assert not found, "\n".join(found)
 

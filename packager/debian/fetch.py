@@ -20,11 +20,15 @@ _LOOK_SECONDS = 0.1
 _RELOCK = "mirrors drop old packages: run `packager lock` again, or point PACKAGER_DEBIAN_MIRROR at one that keeps them"
 
 
-def fetch_packages(  # noqa: PLR0913 - the one call of this module; its caller holds every part separately
+def apt_state(store: Store) -> Path:
+    """The folder of packager's own apt, beside the store."""
+    return store.root / "apt"
+
+
+def fetch_packages(
     packages: Sequence[DebianPackage],
     store: Store,
     *,
-    state: Path,
     mirror: str | None,
     run: Runner,
     offline: bool,
@@ -48,7 +52,7 @@ def fetch_packages(  # noqa: PLR0913 - the one call of this module; its caller h
             Problem("this Debian package is not in the local store", package.file, "run it once without --offline")
             for package in missing
         )
-    apt = Apt(state, _architecture(missing), mirror, run)
+    apt = Apt(apt_state(store), _architecture(missing), mirror, run)
     try:
         with (
             writing(store.root),

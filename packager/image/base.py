@@ -9,7 +9,6 @@ from ..debian.fetch import fetch_packages
 from ..debian.rootfs import ROOTFS_FORMAT, RootEntry, build_rootfs
 from ..digest import canonical_json, sha256_hex
 from ..errors import DriftError, ImageError
-from ..lock.base import apt_state
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
 from ..lock.stored import pull_base
 from ..lock.tools import Tools
@@ -101,7 +100,6 @@ def _rootfs(base: DebianBaseLock, work: Path, tools: Tools) -> list[Entry]:
     fetched = fetch_packages(
         base.packages,
         tools.store,
-        state=apt_state(tools),
         mirror=tools.debian_mirror,
         run=tools.run,
         offline=tools.offline,

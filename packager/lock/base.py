@@ -1,9 +1,9 @@
 """Pins what the image stands on, and reads the base's facts from its own bytes."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from ..debian.facts import python_facts
+from ..debian.fetch import apt_state
 from ..debian.resolve import resolve_packages
 from ..errors import ImageError, SpecError
 from ..facts import BaseFacts
@@ -50,7 +50,7 @@ def _debian(base: DebianBase | None, file: SpecFile, tools: Tools) -> tuple[Base
     release, packages = resolve_packages(
         system_packages(file.spec),
         architecture=ARCHITECTURE,
-        state=apt_state(tools),
+        state=apt_state(tools.store),
         mirror=tools.debian_mirror,
         run=tools.run,
     )
@@ -72,8 +72,3 @@ def _image_facts(image: Image, tools: Tools) -> BaseFacts:
     facts = read_base_facts(image)
     tools.store.remember("facts", key, asdict(facts))
     return facts
-
-
-def apt_state(tools: Tools) -> Path:
-    """The folder of packager's own apt."""
-    return tools.store.root / "apt"

@@ -26,6 +26,8 @@ FROM ${{BASE}}
 USER 0
 WORKDIR /app
 COPY requirements.txt /app/requirements.txt
+# Another index than uv's default: --build-arg UV_DEFAULT_INDEX=URL (it stays in the history: no secrets)
+ARG UV_DEFAULT_INDEX
 RUN --mount=type=bind,from=uv,source=/uv,target=/uv \\
     ["/uv", "pip", "install", "--system", "--break-system-packages", "--no-cache", "--require-hashes", "-r", "/app/requirements.txt"]
 COPY . /app

@@ -33,7 +33,7 @@ class LlamaCppSpec(Strict):
     gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
     """Model layers to put on the GPU; -1 puts all."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads that compute; without it one for each core that the container may use."""
+    """CPU threads that compute; without it the physical cores that the container may use, less one for the server."""
     kv_cache: Literal["auto", "f16", "q8_0", "q4_0"] = "auto"
     """Number format of the key-value cache; `auto` is the engine's own default."""
     flash_attention: Literal["auto", "on", "off"] = "auto"

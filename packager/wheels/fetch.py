@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command import Runner, kill_running, run_command
 from ..digest import CHUNK
 from ..errors import FetchError, OutputError
 from ..facts import BaseFacts
 from ..store import Store
-from .command import Runner, kill_running, run_command
 from .index import configured_clients
 from .pip import download
 from .wheel import Wheel

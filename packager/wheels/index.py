@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import environ as variables
+from ..command import Runner
 from ..errors import ResolveError
-from .command import Runner
 
 PIP = (sys.executable, "-P", "-m", "pip")
 """pip of this interpreter; `-P` keeps a `pip` folder in the current directory from posing as it."""

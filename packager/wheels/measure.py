@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ..command import Runner
 from ..digest import hash_file
 from ..errors import ResolveError
 from ..facts import BaseFacts
-from .command import Runner
 from .pip import download
 from .wheel import Wheel
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..command import Runner
 from ..errors import FetchError, IntegrityError
 from ..facts import BaseFacts
-from .command import Runner
 from .index import PIP, hide_secrets
 from .tags import platforms
 

@@ -20,10 +20,10 @@ from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from ..command import Completed, Runner, run_command
 from ..digest import hash_file
 from ..errors import ResolveError
 from ..facts import BaseFacts
-from .command import Completed, Runner, run_command
 from .explain import explain
 from .index import Clients, configured_clients
 from .measure import Candidate, local_path, measure

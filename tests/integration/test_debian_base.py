@@ -68,7 +68,7 @@ from packager.debian import fetch_packages, resolve_packages
 from packager.store import Store
 state = Path(sys.argv[1])
 _, packages = resolve_packages(["tini"], architecture="amd64", state=state / "apt", mirror=None, run=run_command)
-found = fetch_packages(packages, Store(state), state=state / "apt", mirror=None, run=run_command, offline=False, on_bytes=lambda _: None)
+found = fetch_packages(packages, Store(state), mirror=None, run=run_command, offline=False, on_bytes=lambda _: None)
 print(len(packages), len(found))
 """
 
@@ -84,7 +84,7 @@ class Base:
             names, architecture="amd64", state=self.state, mirror=None, run=run
         )
         self.paths = fetch_packages(
-            self.packages, self.store, state=self.state, mirror=None, run=run, offline=False, on_bytes=lambda _: None
+            self.packages, self.store, mirror=None, run=run, offline=False, on_bytes=lambda _: None
         )
 
     def build(self, work):
@@ -170,7 +170,6 @@ def test_offline_needs_only_the_store(python_base, tmp_path):
     again = fetch_packages(
         python_base.packages,
         python_base.store,
-        state=tmp_path,
         mirror=None,
         run=no_apt,
         offline=True,
@@ -189,7 +188,6 @@ def test_what_mirrors_do_not_have(python_base, tmp_path):
         fetch_packages(
             [gone],
             python_base.store,
-            state=python_base.state,
             mirror=None,
             run=run_command,
             offline=False,

@@ -6,14 +6,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fakes.cli import ROOT, build, packager
+
+from packager.store import Store
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -169,15 +175,19 @@ def test_skopeo_and_inspect_read_the_layout(built: dict[str, Any], shared_cache:
 
 
 @pytest.mark.docker
-def test_docker_build_of_the_base_and_of_the_package(docker: Docker, built: dict[str, Any], tmp_path: Path) -> None:
+def test_docker_build_of_the_base_and_of_the_package(
+    docker: Docker, built: dict[str, Any], shared_cache: Path, tmp_path: Path
+) -> None:
     """Dockerfile.base makes the very root file system of the image's base, and the package's Dockerfile stands on it."""
+    context = tmp_path / "context"
     base, uv = f"packager-base:{os.getpid()}", f"packager-uv:{os.getpid()}"
     done = subprocess.run(
-        [sys.executable, str(ROOT / ".ci/docker_base.py"), str(built["cwd"] / built["layout"]), str(tmp_path)], check=False
+        [sys.executable, str(ROOT / ".ci/docker_base.py"), str(built["cwd"] / built["layout"]), str(context)],
+        check=False,
     )
     assert done.returncode == 0
-    docker("build", "--target", "uv", "--tag", uv, "--file", str(ROOT / "Dockerfile.base"), str(tmp_path))
-    docker("build", "--target", "base", "--tag", base, "--file", str(ROOT / "Dockerfile.base"), str(tmp_path))
+    docker("build", "--target", "uv", "--tag", uv, "--file", str(ROOT / "Dockerfile.base"), str(context))
+    docker("build", "--target", "base", "--tag", base, "--file", str(ROOT / "Dockerfile.base"), str(context))
     layers = json.loads(docker("inspect", base))[0]["RootFS"]["Layers"]
     inspected = json.loads(packager("inspect", built["layout"], "--json", cwd=built["cwd"], cache=tmp_path).stdout)
     assert docker("run", "--rm", "--network", "none", base, "/usr/bin/python3", "-c", "import ssl; print('ok')") == "ok"
@@ -185,19 +195,10 @@ def test_docker_build_of_the_base_and_of_the_package(docker: Docker, built: dict
     assert inspected["image"]["layers"][0]["title"].startswith("debian")
     name = f"packager-test-{built['name']}:{os.getpid()}"
     package = str(built["cwd"] / built["package"])
-    docker(
-        "build",
-        "--network",
-        "host",
-        "--build-arg",
-        f"BASE={base}",
-        "--build-arg",
-        f"UV={uv}",
-        *index_arguments(),
-        "--tag",
-        name,
-        package,
-    )
+    arguments = ["--build-arg", f"BASE={base}", "--build-arg", f"UV={uv}"]
+    with wheel_index(built, shared_cache, tmp_path / "index") as index:
+        more = ("--build-arg", f"UV_DEFAULT_INDEX={index}")
+        docker("build", "--network", "host", *arguments, *more, "--tag", name, package)
     said = docker(
         "run",
         "--rm",
@@ -213,8 +214,26 @@ def test_docker_build_of_the_base_and_of_the_package(docker: Docker, built: dict
     docker("rmi", name, base, uv)
 
 
-def index_arguments() -> list[str]:
-    return []
+@contextmanager
+def wheel_index(built: dict[str, Any], cache: Path, folder: Path) -> Iterator[str]:
+    """The image's wheels as a package index on loopback: a folder a project, as the simple repository API has it."""
+    lock = json.loads((built["cwd"] / built["package"] / "packager.lock").read_text())
+    for wheel in lock["wheels"]:
+        (folder / wheel["name"]).mkdir(parents=True)
+        (folder / wheel["name"] / wheel["file"]).symlink_to(Store(cache).path(wheel["sha256"]))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        return
 
 
 def wait_until_ready(port: int, docker: Docker, container: str) -> None:

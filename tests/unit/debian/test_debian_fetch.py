@@ -14,7 +14,6 @@ def fetch(tmp_path, apt, packages=PACKAGES, *, offline=False):
     found = fetch_packages(
         packages,
         Store(tmp_path / "store"),
-        state=tmp_path / "apt",
         mirror=None,
         run=apt,
         offline=offline,
@@ -69,7 +68,7 @@ def test_lists_from_an_earlier_run_spare_the_update(tmp_path):
     apt = FakeApt(ARCHIVES)
     fetch(tmp_path, apt, PACKAGES[:2])
     assert any("update" in call for call in apt.calls)
-    root = next((tmp_path / "apt").iterdir())
+    root = next((tmp_path / "store" / "apt").iterdir())
     (root / "lists" / "mirror_Packages").touch()
     apt = FakeApt(ARCHIVES)
     fetch(tmp_path, apt, PACKAGES[2:4])
@@ -98,6 +97,6 @@ def test_an_interrupted_fetch_leaves_nothing_behind(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fetch(tmp_path, Interrupted(ARCHIVES))
-    root = next((tmp_path / "apt").iterdir())
+    root = next((tmp_path / "store" / "apt").iterdir())
     assert not list(root.glob("download.*"))
     fetch(tmp_path, FakeApt(ARCHIVES))

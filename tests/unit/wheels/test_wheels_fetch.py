@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from fakes.wheels import make_wheel
 
+from packager.command import Completed, run_command
 from packager.errors import FetchError, IntegrityError, OutputError
 from packager.facts import BaseFacts
 from packager.store import Store
-from packager.wheels.command import Completed, run_command
 from packager.wheels.fetch import fetch_wheels
 from packager.wheels.resolve import Wheel, resolve_image
 

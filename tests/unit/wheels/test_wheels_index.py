@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from packager.command import Completed
 from packager.errors import ResolveError
-from packager.wheels.command import Completed
 from packager.wheels.index import configured_clients, hide_secrets
 
 

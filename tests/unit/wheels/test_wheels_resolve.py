@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from fakes.wheels import make_wheel
 
+from packager.command import Completed, run_command
 from packager.digest import hash_file
 from packager.errors import ResolveError
 from packager.facts import BaseFacts
-from packager.wheels.command import Completed, run_command
 from packager.wheels.resolve import Wheel, resolve_image, resolve_universal
 
 NATIVE = (

@@ -3,7 +3,7 @@ import threading
 import time
 from pathlib import Path
 
-from packager.wheels.command import Completed, kill_running, run_command
+from packager.command import Completed, kill_running, run_command
 
 
 def test_a_command_gives_status_and_text(tmp_path: Path) -> None:
