@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "dist"
 PACKAGE = OUTPUT / "hello"
 VENV = ROOT / ".venv-hello"
-QUESTION = "What is a list?"
+QUESTION = "What is the with statement?"
 READY_SECONDS = 180
 STOP_SECONDS = 60
 
@@ -144,8 +144,10 @@ def stop(server: "subprocess.Popen[bytes]") -> int:
 
 def report(built: dict[str, object]) -> None:
     for name in ("reference", "manifest_digest", "config_digest", "package", "layout"):
-        console.print(f"{name:16} {built[name]}", highlight=False)
-    console.print(f"{'image size':16} {built['size']:,} bytes in {built['layers']} layers", highlight=False)
+        console.print(f"{name:16} {built[name]}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{'image size':16} {built['size']:,} bytes in {built['layers']} layers", highlight=False, soft_wrap=True
+    )
 
 
 def run(*argv: str) -> str:
@@ -166,7 +168,7 @@ def free_port() -> int:
 
 
 def heading(text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]", highlight=False)
+    console.print(f"\n[bold]{text}[/bold]", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
