@@ -8,7 +8,7 @@ from ..spec.load import SpecFile
 
 def check(file: SpecFile) -> None:
     """Raise SpecError with everything in the spec that this engine or base cannot do."""
-    problems = (*_quantization(file), *_base(file))
+    problems = (*_quantization(file), *_concurrency(file), *_base(file))
     if problems:
         raise SpecError.collect(problems)
 
@@ -24,6 +24,20 @@ def _quantization(file: SpecFile) -> tuple[Problem, ...]:
     return (
         Problem(
             f"the engine {spec.engine.kind} cannot quantize to {spec.quantization}", file.where("quantization"), mend
+        ),
+    )
+
+
+def _concurrency(file: SpecFile) -> tuple[Problem, ...]:
+    spec = file.spec
+    most = RECIPES[spec.engine.kind].most_requests
+    if most is None or spec.serving.max_concurrency <= most:
+        return ()
+    return (
+        Problem(
+            f"the engine {spec.engine.kind} runs at most {most} requests at once, not {spec.serving.max_concurrency}",
+            file.where("serving", "max_concurrency"),
+            f"write {most} or less; further requests wait in the queue (`serving.max_queue`)",
         ),
     )
 

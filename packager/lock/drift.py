@@ -85,8 +85,7 @@ def drifted(lock: Lock, spec: ModelSpec) -> tuple[Drift, ...]:
     """The fields in which `lock` no longer answers `spec`; empty when it does."""
     asked = lock_inputs(spec)
     names = sorted({*asked, *lock.inputs})
-    return tuple(
-        Drift(name, lock.inputs.get(name), asked.get(name))
-        for name in names
-        if lock.inputs.get(name) != asked.get(name)
-    )
+    moved = [name for name in names if lock.inputs.get(name) != asked.get(name)]
+    # What packager makes of the spec moves with it: worth a word only where the spec did not move.
+    own = [name for name in moved if not name.startswith("packager.")]
+    return tuple(Drift(name, lock.inputs.get(name), asked.get(name)) for name in own or moved)

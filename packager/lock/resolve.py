@@ -6,9 +6,13 @@ what was fetched on the way is in the store.
 
 import fnmatch
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from ..errors import LoadError, SpecError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ..errors import LoadError, Problem, ResolveError, SpecError
 from ..facts import BaseFacts
 from ..manifest import WeightsFile
 from ..recipes import RECIPES
@@ -46,8 +50,11 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
     _check_python(facts, file)
     tools.stage("requirements")
     requirements = python_requirements(spec)
-    wheels = resolve_image(requirements, facts, run=tools.run)
-    universal = resolve_universal(requirements, python=PYTHON_FLOOR, run=tools.run)
+    try:
+        wheels = resolve_image(requirements, facts, run=tools.run)
+        universal = resolve_universal(requirements, python=PYTHON_FLOOR, run=tools.run)
+    except ResolveError as error:
+        raise ResolveError.collect(_placed(problem, file) for problem in error.problems) from error
     tools.stage("wheels")
     paths = fetch_wheels(
         wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
@@ -63,6 +70,14 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
         requirements=tuple(universal.splitlines()),
         weights=weights,
     )
+
+
+def _placed(problem: Problem, file: SpecFile) -> Problem:
+    """The problem at its place in the spec, when it is with a distribution that the spec names."""
+    for number, line in enumerate(file.spec.image.python_packages):
+        if problem.where and canonicalize_name(Requirement(line).name) == canonicalize_name(problem.where):
+            return replace(problem, where=file.where("image", "python_packages", number))
+    return problem
 
 
 def _check_python(facts: BaseFacts, file: SpecFile) -> None:

@@ -22,7 +22,7 @@ def check_sources(lock: Lock, file: SpecFile, tools: Tools) -> None:
         return
     root = Path(open_source(lock.weights.source, folder=file.folder).uri.removeprefix("file://"))
     for locked in lock.weights.files:
-        path = root if root.is_file() else root / locked.path
+        path = root / locked.path if root.is_dir() else root
         if path.is_file():
             _check(path, locked, file, tools)
         if spec.ship == "in_image" and find_intact(locked, tools.store, tools.on_bytes) is None:

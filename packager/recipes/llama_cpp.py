@@ -7,5 +7,6 @@ RECIPE = Recipe(
     distribution="xllamacpp",
     default_version="2026.10.11549",
     weights=(".gguf",),
+    most_requests=256,  # LLAMA_MAX_SEQ of llama.cpp's src/llama-cparams.h
     system_packages=("libgomp1",),
 )

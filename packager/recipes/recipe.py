@@ -12,6 +12,7 @@ class Recipe:
     `default_version` is the version packager was tested with; a spec may pin another.
     `plugins` maps a quantization to the further requirements it needs.
     `weights` are the file name endings the engine opens; empty when it takes no weights.
+    `most_requests` is how many requests the engine can run at once, where it has a limit.
     `system_packages` are Debian packages the engine loads at run time.
     """
 
@@ -20,6 +21,7 @@ class Recipe:
     default_version: str
     weights: tuple[str, ...]
     quantizations: tuple[str, ...] = ("none",)
+    most_requests: int | None = None
     system_packages: tuple[str, ...] = ()
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
