@@ -1,51 +1,259 @@
 """Broken inputs as checked-in projects: one folder a case, with the exact words that packager has for it.
 
 `command.txt` holds the arguments (default: `schema --check CASE`); they are run in a folder that holds a copy of the
-case, so paths in messages are relative. `pytest --update-golden` rewrites the expected files: read the diff.
+case, so paths in messages are relative. `prepare.txt` names what is done to that folder first, one of PREPARATIONS a
+line. `{registry}` stands for the address of a registry on loopback, `{folder}` for the folder of the test; nothing
+else is masked. `pytest --update-golden` rewrites the expected files: read the diff.
 """
 
+import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from fakes.bases import make_base
+from fakes.registry import FakeRegistry, Fault
+from fakes.wheels import make_wheel
+from packaging.requirements import Requirement
 
 from packager.cli.app import main
+from packager.debian.resolve import DebianRelease
+from packager.lock.drift import lock_inputs
+from packager.lock.lockfile import DebianBaseLock, parse_lock
+from packager.oci.layout import write_layout
+from packager.recipes import RECIPES
+from packager.recipes.servers import REQUIREMENTS
+from packager.spec.load import load_spec
+from packager.store import Store
+
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "debian"))
+from debian_fakes import describe, make_deb  # noqa: E402
 
 PROJECTS = Path(__file__).parents[1] / "projects"
 ROOT = Path(__file__).parents[2]
 CASES = sorted(path.parent.name for path in PROJECTS.glob("*/expected.txt"))
+OURS = ("expected.txt", "command.txt", "prepare.txt")
+
+
+@dataclass
+class Bench:
+    """Where a case is tried: `folder` holds the copy `project`; `stack` ends what a preparation started."""
+
+    folder: Path
+    project: Path
+    patch: pytest.MonkeyPatch
+    stack: ExitStack
+    registry: str = ""
+
+    def packager(self, *arguments: str) -> None:
+        assert main([*arguments]) == 0, arguments
+
+    def serve(self, registry: FakeRegistry) -> None:
+        self.registry = self.stack.enter_context(registry).host
+
+
+def index(bench: Bench) -> None:
+    """A package index with small stand-ins for all that a package requires, and nothing else; a base beside the spec."""
+    engine = RECIPES["llama_cpp"].requirements(None, "none")
+    for requirement in (Requirement(line) for line in (*REQUIREMENTS["bentoml"], *engine)):
+        version = next(part.version for part in requirement.specifier if part.operator in (">=", "=="))
+        make_wheel(bench.folder / "index", requirement.name, version)
+    base(bench)
+
+
+def base(bench: Bench, python: str = "3.12.4") -> None:
+    write_layout(make_base(python), bench.project / "base.oci")
+
+
+def old_base(bench: Bench) -> None:
+    base(bench, "3.9.2")
+
+
+def source_only(bench: Bench) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        content = b"Metadata-Version: 2.1\nName: fast-tokens\nVersion: 2.0\n"
+        info = tarfile.TarInfo("fast_tokens-2.0/PKG-INFO")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    (bench.folder / "index" / "fast_tokens-2.0.tar.gz").write_bytes(data.getvalue())
+
+
+def musl_only(bench: Bench) -> None:
+    make_wheel(bench.folder / "index", "fast-tokens", "2.0", tag="cp312-cp312-musllinux_1_2_x86_64")
+
+
+def windows_only(bench: Bench) -> None:
+    make_wheel(bench.folder / "index", "fast-tokens", "2.0", tag="cp312-cp312-win_amd64")
+
+
+def lock(bench: Bench) -> None:
+    bench.packager("lock", bench.project.name)
+
+
+def build(bench: Bench) -> None:
+    bench.packager("build", "--no-docker", bench.project.name)
+
+
+def edit_package(bench: Bench) -> None:
+    (bench.folder / "dist" / "hello" / "service.py").write_text("# mine\n")
+
+
+def change_weights(bench: Bench) -> None:
+    (bench.project / "weights.gguf").write_bytes(b"GGUF other bytes, and more of them\n")
+
+
+def lose_weights(bench: Bench) -> None:
+    (bench.project / "weights.gguf").unlink()
+
+
+def change_spec(bench: Bench) -> None:
+    (bench.project / "changed.yaml").replace(bench.project / "packager.yaml")
+
+
+def empty_store(bench: Bench) -> None:
+    shutil.rmtree(bench.folder / "cache")
+
+
+def scripted_debian_package(bench: Bench) -> None:
+    """A lock on Debian packages, in the store already, of which one has a script that nobody reviewed."""
+    path = bench.project / "packager.lock"
+    spec = bench.project / "packager.yaml"
+    spec.write_text(spec.read_text().replace("{kind: layout, path: base.oci}", "{kind: debian}"))
+    script = "#!/bin/sh\nset -e\nadduser --system tokens-daemon\n"
+    archive = make_deb("tokens-daemon", [], version="1.4-2", scripts={"postinst": script})
+    Store(bench.folder / "cache").put([archive])
+    packages = (describe("tokens-daemon", archive, "1.4-2"),)
+    old = parse_lock(path.read_bytes(), where="lock")
+    new = DebianBaseLock(DebianRelease("debian", "bookworm", "amd64"), packages)
+    path.write_bytes(replace(old, base=new, inputs=lock_inputs(load_spec(spec).spec)).to_bytes())
+
+
+def registry_wants_login(bench: Bench) -> None:
+    bench.serve(FakeRegistry("basic"))
+
+
+def registry_forbids(bench: Bench) -> None:
+    registry = FakeRegistry()
+    body = b'{"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}'
+    registry.faults.append(Fault(".", times=99, status=403, body=body))
+    bench.serve(registry)
+
+
+def mirror_at_registry(bench: Bench) -> None:
+    bench.patch.setenv("PACKAGER_REGISTRY_MIRRORS", f"registry.example.com={bench.registry}")
+
+
+PREPARATIONS: Mapping[str, Callable[[Bench], None]] = {
+    prepare.__name__.replace("_", " "): prepare
+    for prepare in (
+        index,
+        old_base,
+        source_only,
+        musl_only,
+        windows_only,
+        lock,
+        build,
+        edit_package,
+        change_weights,
+        lose_weights,
+        change_spec,
+        empty_store,
+        scripted_debian_package,
+        registry_wants_login,
+        registry_forbids,
+        mirror_at_registry,
+    )
+}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_", "PACKAGER_DEBIAN", "PACKAGER_REG"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     return tmp_path
 
 
-def arguments(case: str) -> list[str]:
-    command = PROJECTS / case / "command.txt"
-    return shlex.split(command.read_text()) if command.exists() else ["schema", "--check", case]
+@pytest.fixture
+def bench(folder, monkeypatch):
+    with ExitStack() as stack:
+        yield Bench(folder, folder, monkeypatch, stack)
+
+
+def set_up(case: str, bench: Bench) -> None:
+    bench.project = bench.folder / case
+    shutil.copytree(PROJECTS / case, bench.project, ignore=shutil.ignore_patterns(*OURS))
+    for line in lines_of(case, "prepare.txt"):
+        PREPARATIONS[line](bench)
+
+
+def lines_of(case: str, name: str) -> list[str]:
+    path = PROJECTS / case / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def arguments(case: str, registry: str = "") -> list[str]:
+    (line,) = lines_of(case, "command.txt") or [f"schema --check {case}"]
+    return [word.replace("{registry}", registry) for word in shlex.split(line)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_project(case, folder, capfd, update_golden):
-    shutil.copytree(PROJECTS / case, folder / case, ignore=shutil.ignore_patterns("expected.txt", "command.txt"))
-    status = main(arguments(case))
+def test_project(case, bench, capfd, update_golden):
+    set_up(case, bench)
+    capfd.readouterr()
+    status = main(arguments(case, bench.registry))
     said = capfd.readouterr()
+    text = said.err.replace(str(bench.folder), "{folder}")
+    text = text.replace(bench.registry, "{registry}") if bench.registry else text
     expected = PROJECTS / case / "expected.txt"
     if update_golden:
-        expected.write_text(said.err)
-    assert said.err == expected.read_text()
+        expected.write_text(text)
+    assert text == expected.read_text()
     assert (status, said.out) == (1, "")
+    assert not re.search(r"Traceback|bug in packager|/tmp/", text)
 
 
 def test_each_folder_is_a_case():
     assert sorted(path.name for path in PROJECTS.iterdir()) == CASES
+
+
+def test_each_preparation_is_needed():
+    assert {line for case in CASES for line in lines_of(case, "prepare.txt")} == set(PREPARATIONS)
+
+
+def test_force_overwrites_what_was_edited(bench):
+    set_up("edited-package", bench)
+    bench.packager("build", "--no-docker", "--force", "edited-package")
+    assert (bench.folder / "dist/hello/service.py").read_text() != "# mine\n"
+
+
+def test_an_edited_package_is_built_as_it_stands(bench):
+    set_up("edited-package", bench)
+    bench.packager("build", "--no-docker", "dist/hello")
+    assert (bench.folder / "dist/hello/service.py").read_text() == "# mine\n"
+
+
+def test_weights_that_are_gone_are_taken_from_the_store(bench):
+    """A lock answers for weights that the store has; `weights-changed` shows that others are refused."""
+    set_up("weights-changed", bench)
+    lose_weights(bench)
+    bench.packager("build", "--no-docker", "--locked", "--offline", "weights-changed")
 
 
 def test_a_file_over_the_limit(folder, capfd):

@@ -20,16 +20,16 @@ def test_a_lock_answers_the_spec_it_was_made_of(fields):
 @pytest.mark.parametrize(
     ("changes", "fields"),
     [
-        ({"engine": {"kind": "llama_cpp", "version": "2026.9.1"}}, {"engine.version", "packager.requirements"}),
+        ({"engine": {"kind": "llama_cpp", "version": "2026.9.1"}}, {"engine.version"}),
         ({"quantization": "int4"}, {"quantization"}),
-        ({"serving": {"server": "standalone"}}, {"serving.server", "packager.requirements"}),
+        ({"serving": {"server": "standalone"}}, {"serving.server"}),
         ({"image": BASE}, {"image.base"}),
         ({"image": {"base": {"kind": "debian", "suite": "trixie"}}}, {"image.base"}),
         (
             {"image": {"system_packages": ["libnuma1"]}},
-            {"image.system_packages", "packager.system_packages"},
+            {"image.system_packages"},
         ),
-        ({"image": {"python_packages": ["pillow"]}}, {"image.python_packages", "packager.requirements"}),
+        ({"image": {"python_packages": ["pillow"]}}, {"image.python_packages"}),
         ({"weights": {"source": "file://other"}}, {"weights.source"}),
         ({"weights": {"source": "file://model", "include": ["*.gguf"]}}, {"weights.include"}),
         ({"weights": {"source": "file://model", "file": "model.gguf"}}, {"weights.file"}),
@@ -70,6 +70,14 @@ def test_a_newer_packager_that_asks_more_or_other_is_drift(name):
     lock = make_lock(spec)
     moved = replace(lock, inputs={**lock.inputs, name: "something else"})
     assert [drift.field for drift in drifted(moved, spec)] == [name]
+
+
+def test_what_packager_makes_of_the_spec_is_named_where_the_spec_did_not_move():
+    spec = make_spec()
+    lock = make_lock(spec)
+    moved = replace(lock, inputs={**lock.inputs, "packager.requirements": ["uvicorn"], "packager.layer_format": 0})
+    assert [drift.field for drift in drifted(moved, spec)] == ["packager.layer_format", "packager.requirements"]
+    assert [drift.field for drift in drifted(moved, make_spec(quantization="int8"))] == ["quantization"]
 
 
 def test_an_input_that_packager_no_longer_asks():
