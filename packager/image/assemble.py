@@ -10,6 +10,7 @@ from ..oci.content import Content, DeflatedContent, FileContent, InlineContent
 from ..oci.image import Image, make_image
 from ..oci.tar import Entry
 from ..package.read import Package
+from ..weights.load import verify_file
 from ..wheels.fetch import fetch_wheels
 from ..wheels.read import InstalledFile, ZipMember, read_wheel
 from .base import base_image
@@ -33,7 +34,7 @@ def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: P
     )
     recipes = [
         *(LayerRecipe(one.title, one.key(), _wheel_entries(one, wheels)) for one in plan.wheels),
-        *(LayerRecipe(one.title, one.key(), _weights_entries(one, package.folder)) for one in plan.weights),
+        *(LayerRecipe(one.title, one.key(), _weights_entries(one, package.folder, tools)) for one in plan.weights),
         LayerRecipe("package", None, _package_entries(plan, package.folder)),
     ]
     tools.stage("layers")
@@ -64,11 +65,15 @@ def _content(file: InstalledFile, wheel: Path) -> Content:
     return DeflatedContent(wheel, source.offset, source.compressed, source.size, source.crc32)
 
 
-def _weights_entries(plan: WeightsPlan, folder: Path) -> Entries:
-    return lambda: (
-        Entry(f"{ENVELOPE.app}/data/{file.path}", content=FileContent(folder / "data" / file.path, file.size))
-        for file in plan.files
-    )
+def _weights_entries(plan: WeightsPlan, folder: Path, tools: Tools) -> Entries:
+    def entries() -> Iterator[Entry]:
+        for file in plan.files:
+            path = folder / "data" / file.path
+            # The layer is remembered under the locked digests: other bytes must not get there.
+            verify_file(path, file, tools.store, tools.on_bytes)
+            yield Entry(f"{ENVELOPE.app}/data/{file.path}", content=FileContent(path, file.size))
+
+    return entries
 
 
 def _package_entries(plan: ImagePlan, folder: Path) -> Entries:

@@ -10,18 +10,20 @@ from ..debian.rootfs import ROOTFS_FORMAT, RootEntry, build_rootfs
 from ..digest import canonical_json, sha256_hex
 from ..errors import DriftError, ImageError
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
-from ..lock.stored import pull_base
+from ..lock.stored import StoredBlob, pull_base
 from ..lock.tools import Tools
-from ..oci.blob import FileBlob
+from ..oci.blob import Blob, FileBlob
 from ..oci.content import Content, FileContent, InlineContent
-from ..oci.image import Image, ImageConfig, make_image
-from ..oci.layer import LAYER_GZIP, Layer, LayerDigests, digest_layer, layer_chunks
-from ..oci.layout import read_layout
-from ..oci.reference import apply_mirrors, parse_reference
+from ..oci.image import Descriptor, Image, ImageConfig, make_image
+from ..oci.layer import LAYER_GZIP, Layer, digest_layer, layer_chunks
+from ..oci.layout import NamedBase, layout_base, read_layout
+from ..oci.reference import Reference, apply_mirrors, parse_reference
+from ..oci.registry import RemoteBlob
 from ..oci.tar import Entry
 from ..package.read import Package
 from .describe import is_layout
 from .envelope import ENVELOPE
+from .layers import remembered_digests
 
 
 def base_image(package: Package, tools: Tools, *, beside: Path) -> Image:
@@ -41,6 +43,47 @@ def base_image(package: Package, tools: Tools, *, beside: Path) -> Image:
             mend="run `packager lock` to take the new one",
         )
     return image
+
+
+def named_base(package: Package, tools: Tools, *, full: bool = False) -> NamedBase | None:
+    """What the package's image stands on, for its layout to name; None unless that lies in a registry.
+
+    The layout leaves its layers there unless it is to be `full`.
+    """
+    base = package.lock.base
+    if base.kind != "registry":
+        return None
+    name = str(parse_reference(package.manifest.image.base))
+    return NamedBase(name, _pull(base, package, tools, Path()).manifest, shallow=not full)
+
+
+def open_layout(folder: Path, tools: Tools) -> Image:
+    """The image in `folder`; what a shallow layout lacks is read from the store, or else from the registry.
+
+    Nothing that is read is kept. Reading raises FetchError offline, RegistryError.
+    """
+
+    def remote(base: NamedBase, row: Descriptor) -> Blob:
+        at = apply_mirrors(parse_reference(base.name), tools.registry_mirrors).with_digest(base.digest)
+        blob = RemoteBlob(at, row.digest, row.size)
+        stored = tools.store.find(row.digest.removeprefix("sha256:"), row.size)
+        if stored is not None:
+            return FileBlob(stored.path, row.digest, row.size)
+        return StoredBlob(blob, tools.store, offline=True, where=str(at)) if tools.offline else blob
+
+    return read_layout(folder, remote=remote)
+
+
+def base_mounts(folder: Path, target: Reference, tools: Tools) -> dict[str, str]:
+    """Layers of the base of the layout in `folder` that `target`'s registry has: digest and repository there."""
+    base = layout_base(folder)
+    if base is None:
+        return {}
+    named = parse_reference(base.name)
+    places = (apply_mirrors(named, tools.registry_mirrors), named)
+    return {
+        row.digest: place.repository for place in places if place.registry == target.registry for row in base.layers
+    }
 
 
 def _pull(base: ImageBaseLock, package: Package, tools: Tools, beside: Path) -> Image:
@@ -83,8 +126,7 @@ def _debian(base: DebianBaseLock, package: Package, tools: Tools) -> Image:
 
 def _stored_layer(title: str, key: str, base: DebianBaseLock, tools: Tools) -> Layer:
     """The base's layer, its blob kept in the store: every model on the same packages shares it."""
-    known = tools.store.recall("layer", key)
-    digests = LayerDigests(**known) if known else None
+    digests = remembered_digests(key, tools.store)
     stored = tools.store.find(digests.digest.removeprefix("sha256:"), digests.size) if digests else None
     if digests is None or stored is None:
         tools.store.root.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+from ..manifest import decode
 from ..oci.blob import RecipeBlob
 from ..oci.layer import LAYER_GZIP, Layer, LayerDigests, digest_layer, layer_chunks
 from ..oci.tar import Entry
@@ -25,12 +26,19 @@ def remembered_layer(recipe: LayerRecipe, store: Store) -> Layer:
 
     A wrong memo cannot pass: a blob that is not its digest raises IntegrityError when it is read.
     """
-    known = store.recall("layer", recipe.key) if recipe.key else None
-    if known is None:
+    digests = remembered_digests(recipe.key, store) if recipe.key else None
+    if digests is None:
         digests = digest_layer(recipe.entries())
         if recipe.key:
             store.remember("layer", recipe.key, asdict(digests))
-    else:
-        digests = LayerDigests(**known)
     blob = RecipeBlob(digests.digest, digests.size, lambda: layer_chunks(recipe.entries()), recipe.title)
     return Layer(blob, digests.diff_id, LAYER_GZIP, recipe.title)
+
+
+def remembered_digests(key: str, store: Store) -> LayerDigests | None:
+    """What `store` remembers of the layer `key`; None too for a memo that another version wrote."""
+    try:
+        found: LayerDigests = decode(LayerDigests, store.recall("layer", key))
+    except ValueError:
+        return None
+    return found

@@ -7,6 +7,7 @@ from ..debian.fetch import apt_state
 from ..debian.resolve import resolve_packages
 from ..errors import ImageError, SpecError
 from ..facts import BaseFacts
+from ..manifest import decode
 from ..oci.image import Image
 from ..oci.inspect import read_base_facts
 from ..oci.layout import read_layout
@@ -66,9 +67,9 @@ def _debian(base: DebianBase | None, file: SpecFile, tools: Tools) -> tuple[Base
 def _image_facts(image: Image, tools: Tools) -> BaseFacts:
     """Facts are read from all the layers, gigabytes for a vendor's base: so once per digest."""
     key = image.manifest_digest.removeprefix("sha256:")
-    known = tools.store.recall("facts", key)
-    if known is not None:
-        return BaseFacts(**known)
-    facts = read_base_facts(image)
-    tools.store.remember("facts", key, asdict(facts))
+    try:
+        facts: BaseFacts = decode(BaseFacts, tools.store.recall("facts", key))
+    except ValueError:  # none, or one that another version remembered
+        facts = read_base_facts(image)
+        tools.store.remember("facts", key, asdict(facts))
     return facts

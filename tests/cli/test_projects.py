@@ -36,7 +36,7 @@ from packager.spec.load import load_spec
 from packager.store import Store
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "debian"))
-from debian_fakes import describe, make_deb  # noqa: E402
+from debian_fakes import describe, make_deb
 
 PROJECTS = Path(__file__).parents[1] / "projects"
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,14 @@ def edit_package(bench: Bench) -> None:
     (bench.folder / "dist" / "hello" / "service.py").write_text("# mine\n")
 
 
+def replace_packaged_weights(bench: Bench) -> None:
+    path = bench.folder / "dist" / "hello" / "data" / "weights.gguf"
+    data = path.read_bytes()
+    path.unlink()  # it is a link into the store
+    path.write_bytes(data[::-1])
+    shutil.rmtree(bench.folder / "cache" / "memo" / "layer")
+
+
 def change_weights(bench: Bench) -> None:
     (bench.project / "weights.gguf").write_bytes(b"GGUF other bytes, and more of them\n")
 
@@ -164,6 +172,7 @@ PREPARATIONS: Mapping[str, Callable[[Bench], None]] = {
         lock,
         build,
         edit_package,
+        replace_packaged_weights,
         change_weights,
         lose_weights,
         change_spec,
