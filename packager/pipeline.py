@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import DriftError, ImageError, LockError, OutputError, Problem
 from .image.assemble import assemble_image
+from .image.base import named_base, open_layout
 from .image.describe import is_layout, layout_reference
 from .image.plan import ImagePlan, plan_image
 from .image.verify import read_through
@@ -21,7 +22,7 @@ from .lock.resolve import resolve
 from .lock.sources import check_sources
 from .lock.tools import Tools
 from .oci.image import Image
-from .oci.layout import read_layout, write_layout
+from .oci.layout import write_layout
 from .oci.reference import parse_reference
 from .package.output import Output, hold
 from .package.plan import make_manifest, plan_package
@@ -42,8 +43,9 @@ class BuildOptions:
     """How to build. `output` is the folder that gets `NAME/` and `NAME.oci/`.
 
     `locked` refuses a lock that no longer answers the spec, `force` overwrites files of the package
-    that were edited by hand. `repository` and `tag` replace the spec's. `say` is told what a person
-    should know: that another build is waited for, that a field moved and the spec is locked anew.
+    that were edited by hand, `full` writes a registry base's layers into the layout too. `repository`
+    and `tag` replace the spec's. `say` is told what a person should know: that another build is waited
+    for, that a field moved and the spec is locked anew.
     """
 
     output: Path = Path("dist")
@@ -51,6 +53,7 @@ class BuildOptions:
     tag: str | None = None
     locked: bool = False
     force: bool = False
+    full: bool = False
     say: Callable[[str], None] = _quiet
 
 
@@ -70,7 +73,7 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
     if is_package(source):
         package = read_package(source)
         with hold(options.output, package.manifest.name, waiting=options.say) as output:
-            return _finish(package, package.folder, _old_name(package, options), output, tools)
+            return _finish(package, package.folder, _old_name(package, options), output, tools, full=options.full)
     file = load_spec(source)
     with hold(options.output, file.spec.name, waiting=options.say) as output:
         _keep_edits(options.output / file.spec.name, force=options.force)
@@ -78,20 +81,24 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
         tools.stage("package")
         staged = output.stage(file.spec.name)
         write_package(plan_package(file.spec, lock, read_ingredients(file.spec, file.folder)), staged, tools.store)
-        return _finish(read_package(staged), file.folder, image_name(file.spec, options), output, tools)
+        name = image_name(file.spec, options)
+        return _finish(read_package(staged), file.folder, name, output, tools, full=options.full)
 
 
-def _finish(package: Package, beside: Path, reference: str, output: Output, tools: Tools) -> Built:
+def _finish(package: Package, beside: Path, reference: str, output: Output, tools: Tools, *, full: bool) -> Built:
     """Make the image of `package` beside it, and put everything staged into place."""
     plan = plan_image(package.manifest, package.lock, package.files)
     image = assemble_image(plan, package, tools, beside=beside)
     tools.stage("image")
     name = package.manifest.name
     layout = output.folder / f"{name}.oci"
-    write_layout(image, output.stage(layout.name), reference=reference, reuse=layout, progress=tools.on_bytes)
+    base = named_base(package, tools, full=full)
+    write_layout(
+        image, output.stage(layout.name), reference=reference, reuse=layout, progress=tools.on_bytes, base=base
+    )
     output.commit()
     final = package.folder if package.folder.exists() else output.folder / name
-    return Built(read_package(final), plan, read_layout(layout), layout, reference)
+    return Built(read_package(final), plan, open_layout(layout, tools), layout, reference)
 
 
 def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 @click.option("--tag", help="Tag of the image; without it the spec's, else `latest`.")
 @click.option("--locked", is_flag=True, help="Fail when the lock does not answer the spec.")
 @click.option("--offline", is_flag=True, help="Use the local stores alone.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Write the layers of a registry base into the layout too: without them only packager can read it.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files of the package that were edited by hand.")
 @click.option(
     "--docker/--no-docker", default=None, help="Load the image into the Docker Engine; default: when one answers."

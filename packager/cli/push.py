@@ -17,19 +17,23 @@ def command(console: Console, image: str, *, target: str | None, output: Path, a
     """Push an image that was built; its manifest digest stays what it is.
 
     IMAGE is the image's name (REGISTRY/TEAM/NAME[:TAG]; it is looked for in the output folder), a
-    package folder, or a layout folder such as dist/NAME.oci.
+    package folder, or a layout folder such as dist/NAME.oci. The layers of a registry base are mounted
+    where the target's registry has them, and else copied over without a file on disk.
     """
-    from ..oci.layout import read_layout
+    from ..image.base import base_mounts, open_layout
     from ..oci.reference import parse_reference
     from ..oci.registry import push_image
     from ..pipeline import find_layout
     from .progress import Progress
+    from .tools import make_tools
 
     layout, reference = find_layout(image, output)
     name = parse_reference(target or reference)
     with Progress.start(quiet=console.quiet) as progress:
         progress.stage(f"push {name}")
-        report = push_image(read_layout(layout), name, progress=progress.on_bytes)
+        tools = make_tools(progress)
+        mounts = base_mounts(layout, name, tools)
+        report = push_image(open_layout(layout, tools), name, progress=progress.on_bytes, mounts=mounts)
     if as_json:
         fields = ("manifest_digest", "uploaded_bytes", "uploaded", "mounted", "skipped")
         console.data({"reference": str(name), **{field: getattr(report, field) for field in fields}})

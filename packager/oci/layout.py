@@ -2,6 +2,9 @@
 
 Both are hybrids: OCI's `index.json` beside Docker's `manifest.json`, which point at the same blobs, because
 Docker Engines with the classic store read only the second.
+
+A layout is shallow when it leaves its base's layers in the registry they come from. Its index then says where
+that is, in OCI's own annotations, and the base's manifest, which lies among the blobs, says which layers they are.
 """
 
 import json
@@ -9,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -36,6 +40,49 @@ _LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
 _BLOBS = "blobs/sha256"
 _THREADS = 2
 _SMALL = 16 << 20
+_BASE_NAME, _BASE_DIGEST = (f"org.opencontainers.image.base.{key}" for key in ("name", "digest"))
+
+
+@dataclass(frozen=True, slots=True)
+class NamedBase:
+    """The image of a registry that a layout's image stands on: its full name there, its manifest's bytes.
+
+    `shallow`: the layout leaves its layers there.
+    """
+
+    name: str
+    manifest: bytes = field(repr=False)
+    shallow: bool
+
+    @property
+    def digest(self) -> str:
+        """Of its manifest."""
+        return oci_digest(self.manifest)
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        """Its layers, in order."""
+        return parse_image(self.manifest, where=self.name)[1]
+
+
+Remote = Callable[[NamedBase, Descriptor], Blob]
+"""How to come by a base's layer that a shallow layout left in the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """A layer that is known by name only, because nobody said how to come by it."""
+
+    base: str
+    digest: str
+    size: int
+
+    def open(self) -> Iterator[bytes]:
+        raise ImageError(
+            f"this layout leaves the layers of its base in the registry; {self.digest} ({self.size:,} bytes) is one",
+            where=self.base,
+            mend="`packager build --full` writes them all",
+        )
 
 
 def write_layout(
@@ -45,10 +92,12 @@ def write_layout(
     reference: str | None = None,
     reuse: Path | None = None,
     progress: OnBytes | None = None,
+    base: NamedBase | None = None,
 ) -> None:
     """Write `image` as a layout into `folder`, which is new or empty; `index.json` comes last.
 
-    `reference` is the name under which engines will know the image. A blob that the layout folder `reuse`
+    `reference` is the name under which engines will know the image, `base` what it stands on, where that
+    lies in a registry; the layers of a `shallow` base are neither read nor written. A blob that the layout folder `reuse`
     holds with the right size is hard-linked instead of made again. All blobs are on disk (fsync) when
     this returns. Raises ImageError for a folder that holds something, IntegrityError for a blob that is not
     what its digest says; `folder` then holds no `index.json`.
@@ -59,6 +108,10 @@ def write_layout(
         raise ImageError("a layout is written into an empty folder", where=str(folder), mend="remove the folder")
     old = None if reuse is None else reuse / _BLOBS
     parts = _parts(image)
+    if base is not None:
+        for row in base.layers if base.shallow else ():
+            parts.pop(row.digest, None)
+        parts[base.digest] = BytesBlob(base.manifest)
 
     def write(digest: str, blob: Blob, stop: Event) -> None:
         title = _title(image, digest)
@@ -68,27 +121,50 @@ def write_layout(
     tasks = [partial(write, digest, blob) for digest, blob in largest_first]
     run_parallel(tasks, min(_THREADS, os.cpu_count() or 1))
     sync_folder(blobs)
-    for name, data in _metadata(image, reference):
+    for name, data in _metadata(image, reference, base):
         write_atomically(folder / name, data)
 
 
-def read_layout(folder: Path, *, architecture: str = "amd64", verify: bool = False) -> Image:
+def read_layout(
+    folder: Path, *, architecture: str = "amd64", verify: bool = False, remote: Remote | None = None
+) -> Image:
     """The image in the layout `folder`, its blobs as files; of several images, the Linux one of `architecture`.
 
     Manifest and config are always checked against their digests, layers for presence and size, and with
-    `verify` byte for byte. Raises ImageError for a folder that is not a whole layout.
+    `verify` byte for byte. What a shallow layout left in a registry is the blob that `remote` gives; without
+    `remote`, opening it raises ImageError. Raises ImageError for a folder that is not a whole layout.
     """
     manifest = _find_manifest(folder, architecture)
     config_row, layer_rows = parse_image(manifest, where=str(folder))
     config = _small(folder, config_row)
     names = layer_names(config, len(layer_rows), where=str(folder))
+    base = layout_base(folder)
+    theirs = {row.digest for row in base.layers} if base is not None else set()
     layers = []
     for row, (diff_id, title) in zip(layer_rows, names, strict=True):
+        if base is not None and row.digest in theirs and _size(folder / _blob_path(row.digest)) is None:
+            blob = remote(base, row) if remote is not None else _LeftOut(base.name, row.digest, row.size)
+            layers.append(Layer(blob, diff_id, row.media_type, title))
+            continue
         path = _present(folder, row)
         if verify and hash_file(path)[0] != path.name:
             raise _broken("the bytes of this blob are not those of its name", path)
         layers.append(Layer(FileBlob(path, row.digest, row.size), diff_id, row.media_type, title))
     return Image(manifest, config, tuple(layers))
+
+
+def layout_base(folder: Path) -> NamedBase | None:
+    """What the image in `folder` stands on, where packager wrote the layout and that lies in a registry."""
+    try:
+        said = json.loads(_read_small(folder / "index.json"))["manifests"][0]["annotations"]
+        name, digest = str(said[_BASE_NAME]), str(said[_BASE_DIGEST])
+        manifest = _read_small(folder / _blob_path(digest))
+    except (ImageError, ValueError, KeyError, IndexError, TypeError):
+        return None
+    if oci_digest(manifest) != digest:
+        raise _broken("the bytes of this blob are not those of its name", folder / _blob_path(digest))
+    rows = parse_image(manifest, where=name)[1]
+    return NamedBase(name, manifest, shallow=any(_size(folder / _blob_path(row.digest)) is None for row in rows))
 
 
 def archive_chunks(image: Image, reference: str | None = None, *, skip: Collection[str] = ()) -> Iterator[bytes]:
@@ -120,16 +196,18 @@ def _parts(image: Image) -> dict[str, Blob]:
 
 
 def _title(image: Image, digest: str) -> str:
-    fallback = "manifest" if digest == image.manifest_digest else "config"
+    fallback = "config" if digest == image.config_digest else "manifest"
     return next((layer.title for layer in image.layers if layer.digest == digest), fallback)
 
 
-def _metadata(image: Image, reference: str | None) -> tuple[tuple[str, bytes], ...]:
+def _metadata(image: Image, reference: str | None, base: NamedBase | None = None) -> tuple[tuple[str, bytes], ...]:
     """The files beside the blobs, `index.json` last: a folder that has it is whole."""
     annotations = {}
     if reference:
         tag = reference.rpartition(":")[2] if ":" in reference.rpartition("/")[2] else "latest"
         annotations = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag}
+    if base is not None:  # not in the manifest: what is in the image does not depend on where its base came from
+        annotations |= {_BASE_NAME: base.name, _BASE_DIGEST: base.digest}
     platform = json.loads(image.config)
     row = {"platform": {"architecture": platform["architecture"], "os": platform["os"]}}
     index = image_index(
