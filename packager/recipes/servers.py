@@ -19,6 +19,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "standalone": _RUNTIME,
 }
 
-SYSTEM_PACKAGES: tuple[str, ...] = ("ca-certificates", "libstdc++6", "python3")
+SYSTEM_PACKAGES: tuple[str, ...] = ("ca-certificates", "libc-bin", "libstdc++6", "python3")
 """Debian packages every image on a `debian` base has. The manylinux policy lets wheels (pyzmq, under bentoml)
-count on libstdc++; Python itself does not bring it."""
+count on libstdc++; Python itself does not bring it. libc-bin has the ldconfig that `ctypes.util.find_library`
+asks, and that NVIDIA's container runtime calls."""

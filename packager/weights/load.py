@@ -55,7 +55,7 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
             f"{file.path} is missing: {error.strerror}", where=str(path), mend="build the package again"
         ) from error
     if found != file.sha256:
-        raise _differs(path, f"its sha256 is {found}, the manifest says {file.sha256}")
+        raise _differs(path, f"sha256 {found[:12]}, the manifest says {file.sha256[:12]}")
 
 
 def find_intact(file: WeightsFile, store: Store, on_bytes: OnBytes | None = None) -> StoredFile | None:
@@ -141,5 +141,5 @@ def _read(path: Path) -> Iterator[bytes]:
 
 def _differs(path: Path, why: str) -> IntegrityError:
     return IntegrityError(
-        f"the weights are not what was packaged: {why}", where=str(path), mend="build the package again"
+        f"the weights are not what was packaged: {why}", where=str(path), mend="build the package again from its spec"
     )
