@@ -17,8 +17,7 @@ def command(console: Console, what: str, *, as_json: bool) -> None:
 
     WHAT is a package folder, an OCI layout folder, or the reference of an image in a registry.
     """
-    from ..image.describe import describe_image, describe_package, is_layout, layout_reference
-    from ..oci.layout import read_layout
+    from ..image.describe import describe_image, describe_layout, describe_package, is_layout
     from ..oci.reference import parse_reference
     from ..oci.registry import pull_image
     from ..package.read import is_package, read_package
@@ -28,9 +27,9 @@ def command(console: Console, what: str, *, as_json: bool) -> None:
         value = {"package": describe_package(read_package(path))}
         beside = path.absolute().with_name(f"{value['package']['name']}.oci")
         if is_layout(beside):
-            value["image"] = describe_image(read_layout(beside), layout_reference(beside))
+            value["image"] = describe_layout(beside)
     elif is_layout(path):
-        value = {"image": describe_image(read_layout(path), layout_reference(path))}
+        value = {"image": describe_layout(path)}
     else:
         value = {"image": describe_image(pull_image(parse_reference(what)), what)}
     if as_json:
@@ -64,6 +63,9 @@ def _image(value: dict[str, Any], console: Console) -> None:
     console.result(f"config    {value['config_digest']}")
     console.result(f"platform  {value['platform']}, user {value['user'] or 'root'}")
     console.result(f"starts    {' '.join(value['entrypoint'])}")
+    if base := value.get("base"):
+        note = "; its layers are there, not in this layout" if base["left_out"] else ""
+        console.result(f"base      {base['name']} at {base['digest'][:19]}{note}")
     console.result(f"layers    {len(value['layers'])} ({value['size']:,} bytes)")
     for layer in value["layers"]:
         console.result(f"  {layer['size']:>15,}  {layer['digest'][7:19]}  {layer['title']}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..lock.lockfile import DebianBaseLock, Lock
 from ..oci.image import Image
+from ..oci.layout import layout_base, read_layout
 from ..package.read import Package
 
 
@@ -27,6 +28,15 @@ def describe_image(image: Image, reference: str | None = None) -> dict[str, Any]
             {"title": layer.title, "size": layer.size, "digest": layer.digest, "diff_id": layer.diff_id}
             for layer in image.layers
         ],
+    }
+
+
+def describe_layout(folder: Path) -> dict[str, Any]:
+    """As `describe_image`, and the registry's image it stands on, if it does: is the layout without its layers?"""
+    base = layout_base(folder)
+    return {
+        **describe_image(read_layout(folder), layout_reference(folder)),
+        "base": None if base is None else {"name": base.name, "digest": base.digest, "left_out": base.shallow},
     }
 
 
