@@ -4,6 +4,7 @@ Every value that reaches them passed the spec's grammar: no newline, no quote, n
 """
 
 import json
+import re
 
 from ..manifest import Manifest
 from ..spec.model import ModelSpec
@@ -15,7 +16,7 @@ def dockerfile(manifest: Manifest) -> str:
     uv comes from an image that holds it at /uv, as Astral publishes one; `Dockerfile.base` has a
     target that makes it too.
     """
-    env = "".join(f"ENV {name}={json.dumps(value)}\n" for name, value in sorted(manifest.image.env.items()))
+    env = "".join(f"ENV {name}={_quoted(value)}\n" for name, value in sorted(manifest.image.env.items()))
     return f"""\
 # docker build -t {manifest.name} .
 # BASE: docker build -f Dockerfile.base --target base -t packager-base .   UV: --target uv -t packager-uv
@@ -36,6 +37,11 @@ ENV PYTHONPATH=/app/packages
 EXPOSE {manifest.serving.port}
 ENTRYPOINT {json.dumps(list(serve_command(manifest, "python3", "/app")))}
 """
+
+
+def _quoted(value: str) -> str:
+    """`value` as one word of a Dockerfile's ENV, where `$` would name a variable."""
+    return '"' + re.sub(r'[\\"$]', r"\\\g<0>", value) + '"'
 
 
 def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[str, ...]:

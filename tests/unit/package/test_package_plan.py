@@ -160,5 +160,5 @@ class TestDockerfile:
         assert "EXPOSE 8080\n" in text
 
     def test_values_of_the_environment_are_quoted(self):
-        text = planned(make_spec(image={"env": {"A": 'say "hi" \\'}})).files["Dockerfile"].decode()
-        assert 'ENV A="say \\"hi\\" \\\\"\n' in text
+        text = planned(make_spec(image={"env": {"A": 'say "hi" \\ for $5 ünd'}})).files["Dockerfile"].decode()
+        assert 'ENV A="say \\"hi\\" \\\\ for \\$5 ünd"\n' in text
