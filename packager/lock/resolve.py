@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ..errors import LoadError, Problem, ResolveError, SpecError
+from ..errors import LoadError, LockError, Problem, ResolveError, SpecError
 from ..facts import BaseFacts
 from ..manifest import WeightsFile
 from ..recipes import RECIPES
@@ -38,11 +38,18 @@ PYTHON_FLOOR = "3.11"
 def resolve(file: SpecFile, tools: Tools) -> Lock:
     """The lock of the spec in `file`.
 
-    Raises SpecError for what cannot work together, ResolveError or FetchError where no answer or no
-    bytes are to be had, LoadError for weights, ImageError for a base that cannot carry the package.
+    Raises SpecError for what cannot work together, LockError offline, ResolveError or FetchError where
+    no answer or no bytes are to be had, LoadError for weights, ImageError for a base that cannot carry
+    the package.
     """
     spec = file.spec
     check(file)
+    if tools.offline:
+        raise LockError(
+            "a lock is made of what package indexes and mirrors answer, and offline none is asked",
+            where=file.shown,
+            mend="make it without --offline (PACKAGER_OFFLINE); with it `packager build --offline` works",
+        )
     tools.stage("weights")
     weights = _weights(file, tools)
     tools.stage("base")
