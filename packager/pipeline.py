@@ -75,13 +75,13 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
         with hold(options.output, package.manifest.name, waiting=options.say) as output:
             return _finish(package, package.folder, _old_name(package, options), output, tools, full=options.full)
     file = load_spec(source)
+    name = image_name(file.spec, options)
     with hold(options.output, file.spec.name, waiting=options.say) as output:
         _keep_edits(options.output / file.spec.name, force=options.force)
         lock = lock_for(file, tools, locked=options.locked, say=options.say)
         tools.stage("package")
         staged = output.stage(file.spec.name)
         write_package(plan_package(file.spec, lock, read_ingredients(file.spec, file.folder)), staged, tools.store)
-        name = image_name(file.spec, options)
         return _finish(read_package(staged), file.folder, name, output, tools, full=options.full)
 
 
@@ -209,8 +209,10 @@ def image_name(spec: ModelSpec, options: BuildOptions) -> str:
 
 
 def full_name(name: str, repository: str | None, tag: str | None) -> str:
-    """`REPOSITORY/NAME:TAG`, without the first part where no repository is given."""
-    return f"{repository.rstrip('/')}/{name}:{tag or 'latest'}" if repository else f"{name}:{tag or 'latest'}"
+    """`REPOSITORY/NAME:TAG`, without the first part where no repository is given. Raises ImageError for no such name."""
+    full = "/".join([*([repository.rstrip("/")] if repository else []), f"{name}:{tag or 'latest'}"])
+    parse_reference(full)
+    return full
 
 
 def _old_name(package: Package, options: BuildOptions) -> str:
