@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from packager.errors import ImageError, IntegrityError
-from packager.oci.blob import RecipeBlob
+from packager.oci.blob import BytesBlob, RecipeBlob
 from packager.oci.image import (
     CONFIG,
     MAX_LAYERS,
@@ -21,7 +21,7 @@ from packager.oci.image import (
     select_manifest,
 )
 from packager.oci.layer import LAYER_GZIP, Layer, make_layer
-from packager.oci.layout import archive_chunks, read_layout, write_layout
+from packager.oci.layout import NamedBase, archive_chunks, layout_base, read_layout, write_layout
 from packager.oci.tar import Entry, InlineContent
 
 REFERENCE = "registry.example.com/team/demo:1"
@@ -288,6 +288,103 @@ class TestLayout:
         row = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": f"sha256:{digest}", "size": len(inner)}
         (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [row]}))
         assert read_layout(tmp_path).manifest == built.manifest
+
+
+VENDOR = "vendor.example.com/base:1"
+
+
+class TestShallow:
+    """A layout that leaves the layers of its base in a registry."""
+
+    @pytest.fixture
+    def base(self) -> Image:
+        def unread():
+            raise AssertionError("a layer of the base was read")
+
+        whole = layer("theirs")
+        blob = RecipeBlob(whole.digest, whole.size, unread)
+        return make_image(ImageConfig("amd64"), [Layer(blob, whole.diff_id, whole.media_type, "theirs")])
+
+    @pytest.fixture
+    def built(self, base) -> Image:
+        return image("one", "two", base=base)
+
+    @pytest.fixture
+    def folder(self, tmp_path, base, built) -> Path:
+        named = NamedBase(VENDOR, base.manifest, shallow=True)
+        write_layout(built, tmp_path / "x", reference=REFERENCE, base=named)
+        return tmp_path / "x"
+
+    def test_has_everything_but_the_layers_of_the_base(self, folder, base, built):
+        there = {f"sha256:{path.name}" for path in (folder / "blobs/sha256").iterdir()}
+        ours = {layer.digest for layer in built.layers} - {layer.digest for layer in base.layers}
+        assert there == {built.manifest_digest, built.config_digest, base.manifest_digest, *ours}
+
+    def test_says_in_its_index_alone_where_they_are(self, folder, base, built):
+        (row,) = json.loads((folder / "index.json").read_bytes())["manifests"]
+        assert row["digest"] == built.manifest_digest
+        assert row["annotations"] == {
+            "io.containerd.image.name": REFERENCE,
+            "org.opencontainers.image.base.digest": base.manifest_digest,
+            "org.opencontainers.image.base.name": VENDOR,
+            "org.opencontainers.image.ref.name": "1",
+        }
+        assert layout_base(folder) == NamedBase(VENDOR, base.manifest, shallow=True)
+
+    def test_is_read_without_them(self, folder, built):
+        for verify in (False, True):
+            found = read_layout(folder, verify=verify)
+            assert (found.manifest, found.config) == (built.manifest, built.config)
+            assert [(at.digest, at.size, at.diff_id, at.title) for at in found.layers] == [
+                (at.digest, at.size, at.diff_id, at.title) for at in built.layers
+            ]
+        assert b"".join(found.layers[1].blob.open()) == b"".join(built.layers[1].blob.open())
+        with pytest.raises(ImageError, match="leaves the layers of its base in the registry") as caught:
+            found.layers[0].blob.open()
+        assert "--full" in caught.value.problems[0].mend
+        assert caught.value.problems[0].where == VENDOR
+
+    def test_what_is_left_out_comes_from_where_the_caller_says(self, folder, base):
+        asked = []
+
+        def remote(named, row):
+            asked.append((named.name, named.digest, row.digest))
+            return BytesBlob(b"".join(layer("theirs").blob.open()))
+
+        found = read_layout(folder, remote=remote)
+        assert asked == [(VENDOR, base.manifest_digest, base.layers[0].digest)]
+        assert b"".join(found.layers[0].blob.open()) == b"".join(layer("theirs").blob.open())
+        assert len(b"".join(archive_chunks(found, REFERENCE))) > found.layers[0].size
+
+    def test_our_own_layers_must_be_there(self, folder, built):
+        (folder / "blobs/sha256" / built.layers[1].digest[7:]).unlink()
+        with pytest.raises(ImageError, match="missing"):
+            read_layout(folder)
+
+    def test_a_full_one_names_its_base_too(self, tmp_path, base):
+        built = image("one", base=image("theirs"))
+        write_layout(built, tmp_path, base=NamedBase(VENDOR, base.manifest, shallow=False))
+        assert layout_base(tmp_path) == NamedBase(VENDOR, base.manifest, shallow=False)
+        found = read_layout(tmp_path, verify=True)
+        assert b"".join(found.layers[0].blob.open()) == b"".join(layer("theirs").blob.open())
+
+    def test_foreign_annotations_alone_mean_nothing(self, folder, base, built):
+        """Other tools write the same annotations into whole layouts, without the base's manifest."""
+        (folder / "blobs/sha256" / base.manifest_digest[7:]).unlink()
+        assert layout_base(folder) is None
+        with pytest.raises(ImageError, match="missing"):
+            read_layout(folder)
+
+    def test_a_changed_base_manifest_is_found(self, folder, base):
+        path = folder / "blobs/sha256" / base.manifest_digest[7:]
+        path.write_bytes(path.read_bytes() + b" ")
+        with pytest.raises(ImageError, match="not those of its name"):
+            read_layout(folder)
+
+    @pytest.mark.parametrize("index", [b"", b"{}", b'{"manifests":[]}', b'{"manifests":[{"annotations":null}]}'])
+    def test_no_base(self, tmp_path, index):
+        (tmp_path / "index.json").write_bytes(index)
+        assert layout_base(tmp_path) is None
 
 
 class TestBrokenLayout:
