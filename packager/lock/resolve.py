@@ -5,7 +5,7 @@ what was fetched on the way is in the store.
 """
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,15 +113,7 @@ def _weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
     if problems:
         raise SpecError.collect(problems)
     files = tuple(_lock_file(source, one, tools, keep=asked.ship == "in_image") for one in chosen)
-    entry = asked.file or (files[0].path if len(files) == 1 else None)
-    endings = RECIPES[file.spec.engine.kind].weights
-    if entry is not None and entry not in {one.path for one in files}:
-        raise SpecError(
-            f"{entry} is not among the weights", where=file.where("weights", "file"), mend=_among(files, endings)
-        )
-    if not any(one.path.endswith(endings) for one in files if entry in (None, one.path)):
-        what = f"the engine {file.spec.engine.kind} opens {' or '.join(endings)}, and the weights have none"
-        raise SpecError(what, where=where, mend="choose another source, or another engine")
+    _check_entry(file, [one.path for one in files])
     return WeightsLock(asked.source, source.revision, files)
 
 
@@ -142,6 +134,21 @@ def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) ->
     return WeightsFile(file.path, file.size, sha256)
 
 
-def _among(files: Iterable[WeightsFile], endings: tuple[str, ...]) -> str:
-    fitting = [file.path for file in files if file.path.endswith(endings)]
-    return f"one of: {', '.join(fitting[:5])}" if fitting else "check `weights.source` and `weights.include`"
+def _check_entry(file: SpecFile, paths: Sequence[str]) -> None:
+    """The engine must know which file to open, and be able to."""
+    weights, recipe = file.spec.weights, RECIPES[file.spec.engine.kind]
+    chosen = weights.file if weights else None
+    entry, kinds = recipe.entry(paths, chosen), " or ".join(recipe.weights)
+    fitting = [path for path in paths if path.endswith(recipe.weights)]
+    where = file.where("weights", "file" if chosen else "source")
+    if not fitting:
+        what = f"the engine {recipe.engine} opens {kinds}, and the weights have none"
+        raise SpecError(what, where=where, mend="choose another source, or another engine")
+    choice = f"one of: {', '.join(fitting[:5])}"
+    if entry is None:
+        what = f"the engine {recipe.engine} opens one file, and {len(fitting)} of the weights are {kinds}"
+        raise SpecError(what, where=where, mend=f"say which in `weights.file`, {choice}")
+    if entry not in paths:
+        raise SpecError(f"{entry} is not among the weights", where=where, mend=choice)
+    if entry not in fitting:
+        raise SpecError(f"the engine {recipe.engine} opens {kinds}, not {entry}", where=where, mend=choice)

@@ -125,7 +125,7 @@ def _weights(spec: ModelSpec, lock: Lock) -> WeightsManifest | None:
     if spec.weights is None or lock.weights is None:
         return None
     files = lock.weights.files
-    entry = spec.weights.file or (files[0].path if len(files) == 1 else ".")
+    entry = RECIPES[spec.engine.kind].entry([file.path for file in files], spec.weights.file) or "."
     return WeightsManifest(lock.weights.source, lock.weights.revision, spec.weights.ship, entry, files)
 
 

@@ -1,6 +1,6 @@
 """What one engine needs on the host side, as facts: nothing here opens, runs or downloads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -24,6 +24,11 @@ class Recipe:
     most_requests: int | None = None
     system_packages: tuple[str, ...] = ()
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def entry(self, paths: Sequence[str], chosen: str | None) -> str | None:
+        """The weights file that the engine opens: `chosen`, else the only one it can open; None when neither is."""
+        fitting = [path for path in paths if path.endswith(self.weights)]
+        return chosen or (fitting[0] if len(fitting) == 1 else None)
 
     def requirements(self, version: str | None, quantization: str) -> tuple[str, ...]:
         """PEP 508 requirements of the engine at `version` (None: the tested default)."""

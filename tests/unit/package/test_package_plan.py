@@ -100,12 +100,9 @@ class TestFiles:
         assert found.weights == ()
         assert "data/" not in found.files[LISTING].decode()
 
-    def test_the_folder_is_the_entry_where_no_file_is(self):
+    def test_the_entry_is_the_file_that_the_engine_can_open(self):
         spec = make_spec(weights={"source": "file://model"})
-        lock = make_lock(spec)
-        assert make_manifest(spec, lock, "1").weights.entry == "."
-        one = replace(lock, weights=replace(lock.weights, files=lock.weights.files[:1]))
-        assert make_manifest(spec, one, "1").weights.entry == "model.gguf"
+        assert make_manifest(spec, make_lock(spec), "1").weights.entry == "model.gguf"
 
     def test_the_chat_template_stands_beside_the_manifest(self):
         spec = make_spec(weights={"source": "file://model", "chat_template": "chat/my.jinja"})

@@ -51,6 +51,21 @@ def test_requirements_pin_the_engine(engine):
         assert all(one.url is None for one in found)
 
 
+@pytest.mark.parametrize(
+    ("paths", "chosen", "entry"),
+    [
+        (["a.gguf"], None, "a.gguf"),
+        (["README.md", "a.gguf", "z.json"], None, "a.gguf"),
+        (["a.gguf", "b.gguf"], None, None),
+        (["a.gguf", "b.gguf"], "b.gguf", "b.gguf"),
+        (["a.json"], None, None),
+        ([], None, None),
+    ],
+)
+def test_the_file_that_an_engine_opens(paths, chosen, entry):
+    assert RECIPES["llama_cpp"].entry(paths, chosen) == entry
+
+
 def test_every_server_of_the_spec_has_requirements():
     servers = get_args(ServingSpec.model_fields["server"].annotation)
     assert set(REQUIREMENTS) == set(servers)
