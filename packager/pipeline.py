@@ -78,10 +78,11 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
     name = image_name(file.spec, options)
     with hold(options.output, file.spec.name, waiting=options.say) as output:
         _keep_edits(options.output / file.spec.name, force=options.force)
+        ingredients = read_ingredients(file)
         lock = lock_for(file, tools, locked=options.locked, say=options.say)
         tools.stage("package")
         staged = output.stage(file.spec.name)
-        write_package(plan_package(file.spec, lock, read_ingredients(file.spec, file.folder)), staged, tools.store)
+        write_package(plan_package(file.spec, lock, ingredients), staged, tools.store)
         return _finish(read_package(staged), file.folder, name, output, tools, full=options.full)
 
 
@@ -105,7 +106,7 @@ def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]
     """What `build` would do, as plain values. Writes nothing but a lock that is missing or out of date."""
     file = load_spec(source)
     lock = lock_for(file, tools, locked=options.locked, say=options.say)
-    ingredients = read_ingredients(file.spec, file.folder)
+    ingredients = read_ingredients(file)
     package = plan_package(file.spec, lock, ingredients)
     manifest = make_manifest(file.spec, lock, ingredients.version)
     return {

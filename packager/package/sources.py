@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from ..errors import PackageError
-from ..spec.model import ModelSpec
+from ..errors import SpecError
+from ..spec.load import SpecFile
 from .plan import Ingredients
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -13,19 +13,28 @@ _WORDS = ("__init__.py", "digest.py", "environ.py", "errors.py", "manifest.py", 
 _FOLDERS = ("runtime", "weights")
 
 
-def read_ingredients(spec: ModelSpec, folder: Path) -> Ingredients:
-    """Everything `plan_package` copies; `folder` is the spec's, where its chat template lies."""
-    template = spec.weights.chat_template if spec.weights else None
+def read_ingredients(file: SpecFile) -> Ingredients:
+    """Everything `plan_package` copies. Raises SpecError for a chat template that cannot be read."""
+    return Ingredients(
+        templates=_tree(_ROOT / "_truss_templates"),
+        runtime=runtime_files(),
+        chat_template=_chat_template(file),
+        version=version("llm-packager"),
+    )
+
+
+def _chat_template(file: SpecFile) -> bytes | None:
+    name = file.spec.weights.chat_template if file.spec.weights else None
+    if name is None:
+        return None
     try:
-        return Ingredients(
-            templates=_tree(_ROOT / "_truss_templates"),
-            runtime=runtime_files(),
-            chat_template=(folder / template).read_bytes() if template else None,
-            version=version("llm-packager"),
-        )
+        return (file.folder / name).read_bytes()
     except OSError as error:
-        mend = "put the file beside the spec" if template else "install packager again"
-        raise PackageError(f"a file cannot be read: {error.strerror}", where=str(error.filename), mend=mend) from error
+        raise SpecError(
+            f"the chat template {name} cannot be read: {(error.strerror or str(error)).lower()}",
+            where=file.where("weights", "chat_template"),
+            mend="its path starts at the spec's folder; leave it out to use the one in the weights",
+        ) from error
 
 
 def runtime_files() -> Mapping[str, bytes]:

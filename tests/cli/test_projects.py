@@ -265,6 +265,16 @@ def test_weights_that_are_gone_are_taken_from_the_store(bench):
     bench.packager("build", "--no-docker", "--locked", "--offline", "weights-changed")
 
 
+def test_a_lock_says_nothing_of_where_it_was_made(bench):
+    set_up("edited-package", bench)
+    path = bench.project / "packager.lock"
+    made = path.read_text()
+    assert str(bench.folder) not in made
+    assert "://" not in made
+    bench.packager("lock", "edited-package")
+    assert path.read_text() == made
+
+
 def test_a_file_over_the_limit(folder, capfd):
     (folder / "packager.yaml").write_text("name: hello\n" + "# a comment that goes on and on\n" * 40_000)
     assert main(["schema", "--check", "."]) == 1

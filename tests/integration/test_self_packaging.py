@@ -76,7 +76,7 @@ def test_an_installed_wheel_plans_a_package(dist: Path, tmp_path: Path) -> None:
         "from packager.spec.load import load_spec\n"
         "assert str(Path(packager.__file__)).startswith(sys.argv[1]), packager.__file__\n"
         "Path('packager.yaml').write_text('name: x\\nengine: {kind: echo}\\n')\n"
-        "found = read_ingredients(load_spec(Path('packager.yaml')).spec, Path())\n"
+        "found = read_ingredients(load_spec(Path('packager.yaml')))\n"
         "assert 'service.py' in found.templates and 'runtime/engine.py' in found.runtime and found.version\n"
         "from packager.cli.app import main\n"
         "sys.exit(main(['schema', '--check', 'packager.yaml']))\n"
