@@ -1,1 +1,1 @@
-x
+"""Code that a model repository brings."""
