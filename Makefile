@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# What bootstrap.py found missing on this machine and unpacked from a Debian package (libgomp.so.1), without root.
+demo test: export LD_LIBRARY_PATH := $(CURDIR)/.venv/lib/system$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+
 .PHONY: demo test lint format bench docs requirements core dev clean docker-base
 
 demo: core  ## build examples/hello, serve it with bentoml, stream an answer

@@ -5,8 +5,12 @@
 Standard library only. A fresh Debian or Ubuntu has neither pip nor the venv package's ensurepip,
 so pip is looked for in this order: the interpreter's own, ensurepip, Debian's python3-pip-whl
 unpacked from apt without root. Which index answers is pip's own configuration.
+
+Nor has it the OpenMP library that llama.cpp's wheel loads. Where it is missing, Debian's goes to
+`.venv/lib/system`, which the Makefile puts on LD_LIBRARY_PATH.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -14,29 +18,46 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+LIBRARIES = VENV / "lib" / "system"
+OPENMP, OPENMP_PACKAGE = "libgomp.so.1", "libgomp1"
+PIP_NEWS = ("[notice]", "WARNING: Location 'file:", "WARNING: Running pip as the 'root' user")
+"""What pip says that nobody has to act on: of itself, and of a local index that lacks a name the next one has."""
 
 
 def main(kind: str) -> None:
     if sys.version_info < (3, 11):  # noqa: UP036  # the message is for those who run an older one
-        sys.exit(f"packager needs Python 3.11 or newer; this is {sys.version.split()[0]}. Set PYTHON=python3.12, say.")
+        fail(f"packager needs Python 3.11 or newer; this is {sys.version.split()[0]}. Set PYTHON=python3.12, say.")
     requirements = ROOT / "requirements" / f"{kind}.txt"
     stamp = VENV / f".{kind}-ready"
     want = hashlib.sha256(requirements.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == want:
+    fresh = not is_usable()
+    if not fresh and stamp.exists() and stamp.read_text() == want:
         return
-    say(f"installing {kind} requirements into {VENV.name} (once)")
-    if not PYTHON.exists():
-        run(sys.executable, "-m", "venv", "--without-pip", str(VENV))
-    with tempfile.TemporaryDirectory() as work:
-        pip = find_pip(Path(work))
+    say(f"setting up {VENV.name} with requirements/{requirements.name} (once; a minute or two)")
+    if fresh:
+        run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        pip = find_pip(work)
         install = [*pip, "--disable-pip-version-check", "--python", str(PYTHON), "install", "--quiet"]
         run(*install, "--require-hashes", "--only-binary", ":all:", "-r", str(requirements))
         run(*install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        if not loads(OPENMP):
+            libraries_from_apt(work)
     stamp.write_text(want)
+
+
+def is_usable() -> bool:
+    """Whether `.venv` is here and its Python still runs; a folder that was moved keeps its old place in its scripts."""
+    pip = VENV / "bin" / "pip"
+    if pip.exists() and str(VENV).encode() not in pip.read_bytes()[:1000]:
+        return False
+    return PYTHON.exists() and works(str(PYTHON), "-c", "")
 
 
 def find_pip(work: Path) -> list[str]:
@@ -47,23 +68,44 @@ def find_pip(work: Path) -> list[str]:
         holder = work / "holder"
         run(sys.executable, "-m", "venv", str(holder))
         return [str(holder / "bin" / "python"), "-m", "pip"]
-    return [sys.executable, str(pip_from_apt(work)), *()]
+    say("  pip from Debian's package python3-pip-whl, unpacked here")
+    root = unpack_from_apt(work, "python3-pip-whl")
+    wheel = next((root / "usr/share/python-wheels").glob("pip-*.whl"))
+    return [sys.executable, str(wheel / "pip")]  # Python can run it as it lies
 
 
-def pip_from_apt(work: Path) -> Path:
-    """Debian's pip wheel, which Python can run as it lies, fetched with a private apt state and no root."""
+def libraries_from_apt(work: Path) -> None:
+    say(f"  {OPENMP} from Debian's package {OPENMP_PACKAGE}, unpacked here")
+    root = unpack_from_apt(work, OPENMP_PACKAGE)
+    LIBRARIES.mkdir(parents=True, exist_ok=True)
+    # Its link and the file that it names become one file.
+    shutil.copyfile(next(root.glob(f"usr/lib/*/{OPENMP}")), LIBRARIES / OPENMP)
+
+
+def unpack_from_apt(work: Path, package: str) -> Path:
+    """The folder of an unpacked Debian package, fetched with a private apt state and no root."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        sys.exit("no pip, no ensurepip and no apt-get here: install pip for this Python, then run make again")
+        fail(
+            f"this machine lacks what Debian's {package} has, and has no apt-get to fetch it: install it, run make again"
+        )
     state = work / "apt"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (state / folder).mkdir(parents=True)
-    options = [f"-oDir::State::Lists={state}/lists", f"-oDir::Cache={state}/cache", "-oAPT::Sandbox::User="]
-    run("apt-get", "-qq", *options, "update")
-    run("apt-get", "-qq", *options, "download", "python3-pip-whl", cwd=work)
-    archive = next(work.glob("python3-pip-whl_*.deb"))
-    run("dpkg-deb", "-x", str(archive), str(work / "root"))
-    wheel = next((work / "root" / "usr/share/python-wheels").glob("pip-*.whl"))
-    return wheel / "pip"
+    options = ["-qq", f"-oDir::State::Lists={state}/lists", f"-oDir::Cache={state}/cache", "-oAPT::Sandbox::User="]
+    if not state.exists():
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (state / folder).mkdir(parents=True)
+        run("apt-get", *options, "update")
+    run("apt-get", *options, "download", package, cwd=work)
+    root = work / f"root-{package}"
+    run("dpkg-deb", "-x", str(next(work.glob(f"{package}_*.deb"))), str(root))
+    return root
+
+
+def loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def works(*argv: str) -> bool:
@@ -73,9 +115,16 @@ def works(*argv: str) -> bool:
 def run(*argv: str, cwd: Path = ROOT) -> None:
     # A user's PYTHONPATH or pip target must not steer where the tools land.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_TARGET", "PIP_USER")}
-    finished = subprocess.run(argv, cwd=cwd, env=env, check=False)
-    if finished.returncode:
-        sys.exit(f"`{' '.join(argv)}` failed with {finished.returncode}")
+    with subprocess.Popen(argv, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        for line in process.stderr or ():
+            if line.strip() and not line.startswith(PIP_NEWS):
+                say(f"  {line.rstrip()}")
+    if process.returncode:
+        fail(f"`{' '.join(argv)}` failed with exit code {process.returncode}")
+
+
+def fail(reason: str) -> NoReturn:
+    sys.exit(f"cannot set up {VENV.name}: {reason}")
 
 
 def say(text: str) -> None:
@@ -83,4 +132,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "core")
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "core")
+    except KeyboardInterrupt:
+        fail("interrupted")

@@ -15,23 +15,33 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
+
+from packager.cli.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "dist"
 PACKAGE = OUTPUT / "hello"
 VENV = ROOT / ".venv-hello"
+PACKAGER = (sys.executable, "-m", "packager")
 QUESTION = "What is the with statement?"
 READY_SECONDS = 180
 STOP_SECONDS = 60
+READY, FAILED = 200, 503
+"""What /readyz answers when requests are taken, and /livez when the model will never be loaded."""
+LOG_LINES = 15
 
-console = Console(stderr=True)
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy that is configured for the outside has no part in this."""
+
+console = Console(stderr=True, soft_wrap=True)
 
 
 def main() -> None:
     heading("1. build the package and the image (no Docker, no root)")
-    built = json.loads(run(sys.executable, "-m", "packager", "build", "hello", "--output", str(OUTPUT), "--json"))
+    run(*PACKAGER, "build", "hello", "--output", str(OUTPUT), "--json")
     heading("2. an environment with the package's requirements.txt and nothing else")
     make_environment()
     heading("3. cd dist/hello && bentoml serve")
@@ -43,9 +53,9 @@ def main() -> None:
         tokens, seconds = stream_answer(port)
     finally:
         code = stop(server)
-    console.print(f"[dim]{tokens} tokens in {seconds:.1f} s; the server stopped with exit code {code}[/dim]")
+    say(f"{tokens} tokens in {seconds:.1f} s; the server stopped with exit code {code}")
     heading("5. what was built")
-    report(built)
+    report()
     if code != 0:
         sys.exit(f"bentoml serve ended with {code}; its log is {log_path()}")
 
@@ -54,18 +64,21 @@ def make_environment() -> None:
     """A venv with the package's pinned requirements; kept between runs."""
     stamp, wanted = VENV / ".requirements", (PACKAGE / "requirements.txt").read_text()
     if stamp.exists() and stamp.read_text() == wanted:
-        console.print("[dim]already there[/dim]")
+        say("already there")
         return
-    run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
-    with console.status("installing with pip, every wheel checked against its sha256"):
+    with Progress.start() as progress:
+        progress.stage("venv")
+        run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
+        progress.stage("pip install, every wheel checked against its sha256")
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(VENV / "bin/python"))
-        run(*pip, "install", "--quiet", "--require-hashes", "-r", str(PACKAGE / "requirements.txt"))
+        run(*pip, "install", "-qq", "--require-hashes", "-r", str(PACKAGE / "requirements.txt"))
     stamp.write_text(wanted)
 
 
 def start_server(port: int) -> "subprocess.Popen[bytes]":
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    env |= {"BENTOML_DO_NOT_TRACK": "True", "PATH": f"{VENV / 'bin'}:{env.get('PATH', '')}"}
+    env |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(VENV / "bentoml")}
+    env["PATH"] = f"{VENV / 'bin'}:{env.get('PATH', os.defpath)}"
     with log_path().open("wb") as log:
         return subprocess.Popen(
             [VENV / "bin/bentoml", "serve", "--port", str(port)], cwd=PACKAGE, env=env, stdout=log, stderr=log
@@ -74,22 +87,28 @@ def start_server(port: int) -> "subprocess.Popen[bytes]":
 
 def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    with console.status("waiting for /readyz") as status:
+    with Progress.start() as progress:
+        progress.stage("waiting for a port that listens")
+        listens = False
         while time.monotonic() < deadline:
             if server.poll() is not None:
-                sys.exit(f"bentoml serve ended with {server.returncode} before it was ready:\n{log_path().read_text()}")
-            answer = probe(port)
-            if answer == 200:
-                console.print("[dim]ready[/dim]")
+                fail(f"bentoml serve ended with {server.returncode} before it was ready")
+            answer = probe(port, "/readyz")
+            if answer == READY:
                 return
-            status.update(f"waiting for /readyz ({answer or 'not listening yet'})")
-            time.sleep(0.2)
-    sys.exit(f"not ready after {READY_SECONDS} s; the log is {log_path()}")
+            if answer is not None and not listens:
+                listens = True
+                progress.stage("waiting for /readyz")
+            if listens and probe(port, "/livez") == FAILED:
+                fail("the model could not be loaded")
+            time.sleep(0.1)
+    fail(f"not ready after {READY_SECONDS} s")
 
 
-def probe(port: int) -> int | None:
+def probe(port: int, path: str) -> int | None:
+    """The status of `path`, None while nothing listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+        with LOCAL.open(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -107,12 +126,13 @@ def stream_answer(port: int) -> tuple[int, float]:
         {"content-type": "application/json"},
     )
     count, start = 0, time.monotonic()
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    with LOCAL.open(request, timeout=120) as answer:
         for text in deltas(answer):
             count += bool(text)
             sys.stdout.write(text)
             sys.stdout.flush()
     sys.stdout.write("\n")
+    sys.stdout.flush()
     return count, time.monotonic() - start
 
 
@@ -133,7 +153,8 @@ def deltas(lines: Iterator[bytes]) -> Iterator[str]:
 
 
 def stop(server: "subprocess.Popen[bytes]") -> int:
-    server.send_signal(signal.SIGTERM)
+    if server.poll() is None:
+        server.send_signal(signal.SIGTERM)
     try:
         return server.wait(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -142,19 +163,21 @@ def stop(server: "subprocess.Popen[bytes]") -> int:
         sys.exit(f"bentoml serve did not stop within {STOP_SECONDS} s; the log is {log_path()}")
 
 
-def report(built: dict[str, object]) -> None:
-    for name in ("reference", "manifest_digest", "config_digest", "package", "layout"):
-        console.print(f"{name:16} {built[name]}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{'image size':16} {built['size']:,} bytes in {built['layers']} layers", highlight=False, soft_wrap=True
-    )
+def report() -> None:
+    sizes = [path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file()]
+    print(f"package   {PACKAGE.relative_to(ROOT)} ({sum(sizes):,} bytes in {len(sizes)} files)", flush=True)
+    subprocess.run([*PACKAGER, "inspect", f"{PACKAGE}.oci"], cwd=ROOT, check=True)
 
 
-def run(*argv: str) -> str:
-    finished = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+def run(*argv: str) -> None:
+    finished = subprocess.run(argv, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     if finished.returncode:
-        sys.exit(finished.returncode)
-    return finished.stdout
+        sys.exit(f"`{' '.join(argv)}` failed with exit code {finished.returncode}")
+
+
+def fail(reason: str) -> NoReturn:
+    lines = log_path().read_text(errors="replace").splitlines()[-LOG_LINES:]
+    sys.exit("\n".join([f"{reason}; the end of {log_path()}:", *lines]))
 
 
 def log_path() -> Path:
@@ -168,8 +191,16 @@ def free_port() -> int:
 
 
 def heading(text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]", highlight=False, soft_wrap=True)
+    console.print(f"\n{text}", style="bold", highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    console.print(text, style="dim", highlight=False, markup=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that cannot show a character
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

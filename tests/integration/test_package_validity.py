@@ -87,7 +87,8 @@ def environment(requirements: Path, cache: Path) -> Path:
 
 def bare_env(home: Path) -> dict[str, str]:
     """What a served process finds: no PYTHONPATH, no configuration, stores of its own."""
-    return {
+    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # see the Makefile
+    return libraries | {
         "PATH": f"{Path(find_uv_bin()).parent}:/usr/bin:/bin",  # `bentoml build` looks for uv there
         "HOME": str(home),
         "PACKAGER_CACHE": str(home / "cache"),

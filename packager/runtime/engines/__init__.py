@@ -1,5 +1,6 @@
 """The adapters, one file each. An engine's library is imported only when its engine is opened."""
 
+import re
 from dataclasses import fields
 from importlib import import_module
 from typing import Any, TypeVar, cast
@@ -12,6 +13,8 @@ ADAPTERS: dict[str, str] = {
     "llama_cpp": "llama_cpp:LlamaCppEngine",
 }
 """Engine kind -> `module:Class` in this folder. A class is called with an EngineSetup."""
+
+_MISSING_LIBRARY = re.compile(r"(?P<file>(?P<name>lib[\w+-]+)\.so\.(?P<version>\d+)): cannot open shared object file")
 
 Options = TypeVar("Options")
 
@@ -32,7 +35,25 @@ def open_engine(kind: str, setup: EngineSetup) -> Engine:
             f"the engine {kind} needs the Python module {error.name!r}, which is not installed",
             mend="install the package's requirements.txt",
         ) from error
+    except ImportError as error:
+        raise _cannot_import(kind, error) from error
     return cast("Engine", adapter(setup))
+
+
+def _cannot_import(kind: str, error: ImportError) -> LoadError:
+    missing = _MISSING_LIBRARY.match(str(error))
+    if missing is None:
+        return LoadError(
+            f"the engine {kind} cannot be imported: {error}", mend="install the package's requirements.txt as it is"
+        )
+    library, name, version = missing.group("file", "name", "version")
+    package = (
+        f"{name.lower().replace('_', '-')}{'-' if name[-1].isdigit() else ''}{version}"  # Debian's rule for libraries
+    )
+    return LoadError(
+        f"the engine {kind} needs the system library {library}, which this machine lacks",
+        mend=f"install it (on Debian and Ubuntu: `apt-get install {package}`), or run the image, which has it",
+    )
 
 
 def read_options(form: type[Options], setup: EngineSetup) -> Options:

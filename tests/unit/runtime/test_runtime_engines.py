@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,30 @@ def tiny(tmp_path):
 def test_an_unknown_engine():
     with pytest.raises(LoadError, match="no adapter for the engine 'warp'; it has echo, llama_cpp"):
         open_engine("warp", make_setup())
+
+
+@pytest.mark.parametrize(
+    ("said", "what", "mend"),
+    [
+        ("libgomp.so.1: cannot open shared object file: No such file", "the system library libgomp.so.1", "libgomp1`"),
+        (
+            "libwarp_2.so.3: cannot open shared object file: No such file",
+            "the system library libwarp_2",
+            "libwarp-2-3`",
+        ),
+        ("undefined symbol: warp", "cannot be imported: undefined symbol: warp", "requirements.txt as it is"),
+    ],
+)
+def test_an_engine_whose_library_cannot_be_loaded(tmp_path, monkeypatch, said, what, mend):
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({said!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    monkeypatch.delitem(sys.modules, "packager.runtime.engines.llama_cpp")
+    with pytest.raises(LoadError) as caught:
+        open_engine("llama_cpp", make_setup())
+    (problem,) = caught.value.problems
+    assert what in problem.what
+    assert mend in problem.mend
 
 
 async def test_echo_fails_where_it_is_told_to():
