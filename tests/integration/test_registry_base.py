@@ -151,7 +151,7 @@ def vendor(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Vend
 
 @pytest.fixture(scope="module")
 def site(vendor: Vendor, registry: str, tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Site:
-    image = vendor.image([*SERVER, ENGINE])
+    image = vendor.image([*SERVER, ENGINE], note=registry)  # no Docker Engine has seen its last layer yet
     push_image(image, Reference(registry, "vendor/base", "1.0"))
     return Site(image, registry, tmp_path_factory.mktemp("site"), shared_cache)
 
@@ -401,6 +401,30 @@ def test_another_engine_in_the_base_than_the_spec_pins(site: Site) -> None:
     assert LLAMA_CPP.default_version in done.stderr
     assert "2026.9.11001" in done.stderr
     assert "mend: " in done.stderr
+
+
+@pytest.mark.docker
+def test_docker_is_sent_the_layers_it_lacks_from_the_registry(
+    site: Site, spec: Path, built: dict[str, Any], docker_socket: str, tmp_path: Path
+) -> None:
+    """Offline and without them in the store there is a reason; once the engine has them nobody needs them."""
+    docker = Docker(docker_socket)
+    env = {"DOCKER_HOST": docker.env["DOCKER_HOST"]}
+    again = ("build", spec, "--locked", "--docker", "--json", "--output", tmp_path / "dist")
+    site.build(spec, "--locked", cache=tmp_path / "cache")
+    done = packager(*again, "--offline", cwd=site.cwd, cache=tmp_path / "cache", env=env)
+    assert done.returncode == 1
+    assert "offline, and the store lacks a layer of this base image" in done.stderr
+    try:
+        done = packager(*again, cwd=site.cwd, cache=tmp_path / "cache", env=env)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["docker"] == built["config_digest"]
+        assert {f"sha256:{path.name}" for path in (tmp_path / "cache/sha256").glob("*/*")}.isdisjoint(site.theirs)
+        if "containerd" not in docker("info", "--format", "{{.DriverStatus}}"):
+            done = packager(*again, "--offline", cwd=site.cwd, cache=tmp_path / "cache", env=env)
+            assert done.returncode == 0, done.stderr
+    finally:
+        docker("rmi", "--force", built["reference"])
 
 
 @pytest.mark.docker
