@@ -22,7 +22,7 @@ from .lock.resolve import resolve
 from .lock.sources import check_sources
 from .lock.tools import Tools
 from .oci.image import Image
-from .oci.layout import write_layout
+from .oci.layout import blobs_folder, write_layout
 from .oci.reference import parse_reference
 from .package.output import Output, hold
 from .package.plan import make_manifest, plan_package
@@ -89,14 +89,13 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
 def _finish(package: Package, beside: Path, reference: str, output: Output, tools: Tools, *, full: bool) -> Built:
     """Make the image of `package` beside it, and put everything staged into place."""
     plan = plan_image(package.manifest, package.lock, package.files)
-    image = assemble_image(plan, package, tools, beside=beside)
-    tools.stage("image")
     name = package.manifest.name
     layout = output.folder / f"{name}.oci"
+    staged = output.stage(layout.name)
+    image = assemble_image(plan, package, tools, beside=beside, blobs=blobs_folder(staged))
+    tools.stage("image")
     base = named_base(package, tools, full=full)
-    write_layout(
-        image, output.stage(layout.name), reference=reference, reuse=layout, progress=tools.on_bytes, base=base
-    )
+    write_layout(image, staged, reference=reference, reuse=layout, progress=tools.on_bytes, base=base)
     output.commit()
     final = package.folder if package.folder.exists() else output.folder / name
     return Built(read_package(final), plan, open_layout(layout, tools), layout, reference)

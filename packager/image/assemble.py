@@ -1,13 +1,15 @@
 """Turns an image plan into an image: digests remembered or computed, bytes made only when read."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 from ..lock.tools import Tools
 from ..oci.content import Content, DeflatedContent, FileContent, InlineContent
 from ..oci.image import Image, make_image
+from ..oci.layer import Layer
+from ..oci.parallel import cores, run_parallel
 from ..oci.tar import Entry
 from ..package.read import Package
 from ..weights.load import verify_file
@@ -19,10 +21,13 @@ from .layers import Entries, LayerRecipe, remembered_layer
 from .plan import ImagePlan, WeightsPlan, WheelsPlan
 
 
-def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: Path) -> Image:
+def assemble_image(
+    plan: ImagePlan, package: Package, tools: Tools, *, beside: Path, blobs: Path | None = None
+) -> Image:
     """The image of `package`. Fetches what the store lacks; reads wheels only where no digest is remembered.
 
-    `beside` is the folder that the path of a local base starts at (the spec's).
+    `beside` is the folder that the path of a local base starts at (the spec's). Layers that must be made to know
+    their digests are kept in the folder `blobs`, when one is given (a new layout's, of the image that is returned).
     Raises FetchError, IntegrityError, ImageError or RegistryError.
     """
     tools.stage("base")
@@ -32,16 +37,30 @@ def assemble_image(plan: ImagePlan, package: Package, tools: Tools, *, beside: P
     wheels = fetch_wheels(
         package.lock.wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
     )
-    recipes = [
-        *(LayerRecipe(one.title, one.key(), _wheel_entries(one, wheels)) for one in plan.wheels),
-        *(LayerRecipe(one.title, one.key(), _weights_entries(one, package.folder, tools)) for one in plan.weights),
-        LayerRecipe("package", None, _package_entries(plan, package.folder)),
-    ]
     tools.stage("layers")
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        # The order of layers is the plan's, whichever thread ends first.
-        layers = list(pool.map(lambda recipe: remembered_layer(recipe, tools.store), recipes))
-    return make_image(plan.config, layers, base=base)
+
+    def make(recipe: LayerRecipe, stop: Event) -> Layer:
+        return remembered_layer(recipe, tools.store, blobs=blobs, on_bytes=tools.on_bytes, stop=stop)
+
+    # Largest first, so that all cores have work to the end; the order of layers is the plan's all the same.
+    recipes = _recipes(plan, package, wheels, tools)
+    order = sorted(range(len(recipes)), key=lambda number: -recipes[number].about)
+    made = dict(zip(order, run_parallel([partial(make, recipes[number]) for number in order], cores()), strict=True))
+    return make_image(plan.config, [made[number] for number in range(len(recipes))], base=base)
+
+
+def _recipes(plan: ImagePlan, package: Package, wheels: Mapping[str, Path], tools: Tools) -> list[LayerRecipe]:
+    """The layers above the base, lowest first."""
+    recipes = []
+    for group in plan.wheels:
+        about = sum(wheel.size for wheel in group.wheels)
+        recipes.append(LayerRecipe(group.title, group.key(), _wheel_entries(group, wheels), about))
+    for weights in plan.weights:
+        about = sum(file.size for file in weights.files)
+        recipes.append(
+            LayerRecipe(weights.title, weights.key(), _weights_entries(weights, package.folder, tools), about)
+        )
+    return [*recipes, LayerRecipe("package", None, _package_entries(plan, package.folder))]
 
 
 def _wheel_entries(plan: WheelsPlan, paths: Mapping[str, Path]) -> Entries:

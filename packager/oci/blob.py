@@ -1,7 +1,10 @@
 """One idea under everything an image is made of: a blob is a digest, a size and a way to get the bytes."""
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -98,3 +101,23 @@ def verified(chunks: Iterable[bytes], digest: str, size: int, *, where: str) -> 
             where=where,
             mend="the input changed or is damaged: build again, or fetch it again",
         )
+
+
+def write_blob(chunks: Iterable[bytes], folder: Path, digest: Callable[[], str]) -> Path:
+    """Write `chunks` to a new file in `folder` and give it the name of `digest()`, asked for when they have ended.
+
+    The file is on disk (fsync) before it has that name. When `chunks` raises, nothing is left.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    view = view[file.write(view) :]
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        return Path(temporary).replace(folder / digest().removeprefix("sha256:"))
+    finally:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()

@@ -9,7 +9,9 @@ from ..digest import CHUNK
 from ..errors import IntegrityError
 from .members import INFLATE_ERRORS, MEMBER_HEADER, SPAN, crc32, decompressor, member_trailer, stored_member
 
-_INFLATED = 4 << 20
+_FEED = 128 * 1024
+"""Compressed bytes inflated in one step: what comes out is hashed while it is still in the processor's cache."""
+_INFLATED = 1 << 20
 """Most bytes inflated in one step: bounds memory however well the entry is compressed."""
 
 
@@ -101,7 +103,7 @@ class DeflatedContent:
         """Inflated bytes and the member's bytes in step; raises IntegrityError where they do not agree."""
         yield b"", MEMBER_HEADER
         inflater, crc, done = decompressor(-15), 0, 0
-        for chunk in _read(self.path, self.offset, self.compressed, CHUNK):
+        for chunk in _read(self.path, self.offset, self.compressed, _FEED):
             member, pending, full = chunk, chunk, False
             while pending or full:
                 try:

@@ -50,20 +50,43 @@ class Layer:
         return self.blob.size
 
 
-def digest_layer(entries: Iterable[Entry]) -> LayerDigests:
-    """The digests of the layer that holds `entries`, in whatever order they come.
+class LayerPass:
+    """One pass over what `entries` hold, in whatever order they come: their layer's blob and all its digests.
 
-    Reads every content once; holds the GIL only between chunks, so layers can be digested in threads.
+    Iterating, once, gives the blob in chunks of about 1 MiB; at the end `digests` are known. Every content is read
+    and inflated once; the GIL is held only between chunks, so layers can be made in threads.
     Raises ImageError for entries that cannot be in a layer, IntegrityError for content that is not what it says.
     """
-    tar, blob = hashlib.sha256(), hashlib.sha256()
-    uncompressed = size = 0
-    for raw, member in _pairs(arrange(entries)):
-        tar.update(raw)
-        blob.update(member)
-        uncompressed += len(raw)
-        size += len(member)
-    return LayerDigests(f"sha256:{blob.hexdigest()}", size, f"sha256:{tar.hexdigest()}", uncompressed)
+
+    digests: LayerDigests
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
+
+    def __iter__(self) -> Iterator[bytes]:
+        tar, blob = hashlib.sha256(), hashlib.sha256()
+        uncompressed = size = 0
+
+        def members() -> Iterator[bytes]:
+            nonlocal uncompressed
+            for raw, member in _pairs(arrange(self._entries)):
+                tar.update(raw)
+                uncompressed += len(raw)
+                yield member
+
+        for chunk in _gathered(members()):
+            blob.update(chunk)
+            size += len(chunk)
+            yield chunk
+        self.digests = LayerDigests(f"sha256:{blob.hexdigest()}", size, f"sha256:{tar.hexdigest()}", uncompressed)
+
+
+def digest_layer(entries: Iterable[Entry]) -> LayerDigests:
+    """The digests of the layer that holds `entries`; the blob is not kept. Raises as LayerPass does."""
+    once = LayerPass(entries)
+    for _ in once:
+        pass
+    return once.digests
 
 
 def layer_chunks(entries: Iterable[Entry]) -> Iterator[bytes]:

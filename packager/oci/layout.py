@@ -8,10 +8,7 @@ that is, in OCI's own annotations, and the base's manifest, which lies among the
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +17,7 @@ from threading import Event
 from ..digest import canonical_json, hash_file, oci_digest
 from ..errors import ImageError
 from ..store import link_or_copy, sync_folder, write_atomically
-from .blob import Blob, BytesBlob, FileBlob, OnBytes
+from .blob import Blob, BytesBlob, FileBlob, OnBytes, write_blob
 from .image import (
     DOCKER_INDEX,
     INDEX,
@@ -33,12 +30,11 @@ from .image import (
     select_manifest,
 )
 from .layer import Layer
-from .parallel import run_parallel, until
+from .parallel import cores, run_parallel, until
 from .tar import END, Entry, header, padding
 
 _LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
 _BLOBS = "blobs/sha256"
-_THREADS = 2
 _SMALL = 16 << 20
 _BASE_NAME, _BASE_DIGEST = (f"org.opencontainers.image.base.{key}" for key in ("name", "digest"))
 
@@ -94,7 +90,7 @@ def write_layout(
     progress: OnBytes | None = None,
     base: NamedBase | None = None,
 ) -> None:
-    """Write `image` as a layout into `folder`, which is new or empty; `index.json` comes last.
+    """Write `image` as a layout into `folder`, which is new or empty but for blobs of this image; `index.json` comes last.
 
     `reference` is the name under which engines will know the image, `base` what it stands on, where that
     lies in a registry; the layers of a `shallow` base are neither read nor written. A blob that the layout folder `reuse`
@@ -102,12 +98,12 @@ def write_layout(
     this returns. Raises ImageError for a folder that holds something, IntegrityError for a blob that is not
     what its digest says; `folder` then holds no `index.json`.
     """
-    blobs = folder / _BLOBS
-    blobs.mkdir(parents=True, exist_ok=True)
-    if any(blobs.iterdir()) or (folder / "index.json").exists():
+    blobs = blobs_folder(folder)
+    parts = _parts(image)
+    foreign = {f"sha256:{path.name}" for path in blobs.iterdir()} - parts.keys()
+    if foreign or (folder / "index.json").exists():
         raise ImageError("a layout is written into an empty folder", where=str(folder), mend="remove the folder")
     old = None if reuse is None else reuse / _BLOBS
-    parts = _parts(image)
     if base is not None:
         for row in base.layers if base.shallow else ():
             parts.pop(row.digest, None)
@@ -119,10 +115,17 @@ def write_layout(
 
     largest_first = sorted(parts.items(), key=lambda item: (-item[1].size, item[0]))
     tasks = [partial(write, digest, blob) for digest, blob in largest_first]
-    run_parallel(tasks, min(_THREADS, os.cpu_count() or 1))
+    run_parallel(tasks, cores())
     sync_folder(blobs)
     for name, data in _metadata(image, reference, base):
         write_atomically(folder / name, data)
+
+
+def blobs_folder(layout: Path) -> Path:
+    """Where the blobs of `layout` lie, made when missing: what is written there by its digest, `write_layout` finds."""
+    blobs = layout / _BLOBS
+    blobs.mkdir(parents=True, exist_ok=True)
+    return blobs
 
 
 def read_layout(
@@ -231,29 +234,24 @@ def _blob_path(digest: str) -> str:
 
 
 def _write_blob(blob: Blob, blobs: Path, reuse: Path | None, on_done: Callable[[int], None], stop: Event) -> None:
-    """One blob under its digest's name: linked from `reuse`, or written aside, fsynced and renamed."""
+    """One blob under its digest's name: there already, linked from `reuse`, or written."""
     name = blob.digest.removeprefix("sha256:")
-    final = blobs / name
-    if reuse is not None and _size(reuse / name) == blob.size:
-        link_or_copy(reuse / name, final)
+    if isinstance(blob, FileBlob) and blob.path == blobs / name:
         on_done(blob.size)
         return
-    descriptor, temporary = tempfile.mkstemp(dir=blobs, prefix=".new-")
-    try:
+    if reuse is not None and _size(reuse / name) == blob.size:
+        link_or_copy(reuse / name, blobs / name)
+        on_done(blob.size)
+        return
+
+    def chunks() -> Iterator[bytes]:
         done = 0
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            for chunk in until(stop, blob.open()):  # a blob that is not its digest raises here, before the rename
-                view = memoryview(chunk)
-                while view:
-                    view = view[file.write(view) :]
-                done += len(chunk)
-                on_done(done)
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(temporary).replace(final)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        for chunk in until(stop, blob.open()):  # a blob that is not its digest raises here, before it has the name
+            yield chunk
+            done += len(chunk)
+            on_done(done)
+
+    write_blob(chunks(), blobs, lambda: blob.digest)
 
 
 def _find_manifest(folder: Path, architecture: str) -> bytes:

@@ -1,5 +1,6 @@
 """Several blobs at once, in threads: hashing, inflating, writing and sending all release the GIL."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from threading import Event
@@ -10,6 +11,11 @@ T = TypeVar("T")
 
 class StoppedError(Exception):
     """Another task failed, or the user interrupted; never leaves this package."""
+
+
+def cores() -> int:
+    """Processors that this process may use: fewer than the machine has, in many containers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_parallel(tasks: Sequence[Callable[[Event], T]], threads: int) -> list[T]:
