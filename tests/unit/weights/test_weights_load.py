@@ -200,25 +200,27 @@ class TestOnLoad:
         ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter)
         assert counter.seen == []
 
-    def test_many_threads_at_once(self, tmp_path, source, store):
-        start = threading.Barrier(8)
-        found, failed = [], []
+    def test_many_threads_at_once(self, tmp_path, source):
+        """Several rounds: they meet where each finds no tree and makes one."""
+        for number in range(25):
+            store = Store(tmp_path / f"store-{number}")
+            start = threading.Barrier(8)
+            found, failed = [], []
 
-        def load():
-            start.wait()
-            try:
-                found.append(ensure_weights(manifest("on_load", source), tmp_path, store))
-            except Exception as error:  # noqa: BLE001 - shown by the assertion below
-                failed.append(error)
+            def load(store=store, start=start, found=found, failed=failed):
+                start.wait()
+                try:
+                    found.append(ensure_weights(manifest("on_load", source), tmp_path, store))
+                except Exception as error:  # noqa: BLE001 - shown by the assertion below
+                    failed.append(error)
 
-        threads = [threading.Thread(target=load) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert failed == []
-        assert len(set(found)) == 1
-        assert len(found) == 8
-        (root,) = set(found)
-        assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
-        assert [path.name for path in root.parent.iterdir()] == [root.name]
+            threads = [threading.Thread(target=load) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert failed == []
+            assert len(found) == 8
+            (root,) = set(found)
+            assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
+            assert [path.name for path in root.parent.iterdir()] == [root.name]
