@@ -40,7 +40,7 @@ def command(
     built before (its image is then made from it as it stands). Leaves NAME/ and NAME.oci/ in the output folder.
     """
     from ..catalog import find
-    from ..image.describe import describe_image
+    from ..image.describe import describe_layout
     from ..pipeline import BuildOptions, build, preview
     from .progress import Progress
     from .tools import make_tools
@@ -58,7 +58,7 @@ def command(
     if dry_run:
         console.data(plan)
         return
-    described = describe_image(built.image, built.reference)
+    described = describe_layout(built.layout)
     summary = {
         "reference": built.reference,
         "manifest_digest": described["manifest_digest"],
@@ -77,6 +77,8 @@ def command(
     console.result(f"package  {summary['package']}")
     console.result(f"image    {summary['layout']}  {summary['manifest_digest']}")
     console.say(f"{summary['layers']} layers, {summary['size']:,} bytes; named {built.reference}")
+    if (base := described["base"]) and base["left_out"]:
+        console.say(f"the base's layers stay in {base['name']}: other tools need the layout that --full writes")
     console.say(_next(built.reference, loaded=loaded is not None))
 
 
