@@ -10,28 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DriftError, ImageError, LockError, OutputError, Problem
 from .image.assemble import assemble_image
 from .image.base import named_base, open_layout
-from .image.describe import is_layout, layout_reference
+from .image.names import full_name
 from .image.plan import ImagePlan, plan_image
-from .image.verify import read_through
-from .lock.drift import drifted
-from .lock.lockfile import FILE_NAME, Lock, parse_lock
-from .lock.resolve import resolve
-from .lock.sources import check_sources
+from .lock.keep import lock_for
 from .lock.tools import Tools
 from .oci.image import Image
-from .oci.layout import blobs_folder, write_layout
-from .oci.reference import parse_reference
+from .oci.layout import blobs_folder, layout_reference, write_layout
 from .package.output import Output, hold
 from .package.plan import make_manifest, plan_package
 from .package.read import Package, is_package, read_package
 from .package.sources import read_ingredients
-from .package.write import edited_files, write_package
-from .spec.load import SpecFile, load_spec
+from .package.write import keep_edits, write_package
+from .spec.load import load_spec
 from .spec.model import ModelSpec
-from .store import write_atomically
 
 
 def _quiet(_: str) -> None:
@@ -77,7 +70,7 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
     file = load_spec(source)
     name = image_name(file.spec, options)
     with hold(options.output, file.spec.name, waiting=options.say) as output:
-        _keep_edits(options.output / file.spec.name, force=options.force)
+        keep_edits(options.output / file.spec.name, force=options.force)
         ingredients = read_ingredients(file)
         lock = lock_for(file, tools, locked=options.locked, say=options.say)
         tools.stage("package")
@@ -117,102 +110,9 @@ def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]
     }
 
 
-def reassemble(folder: Path, tools: Tools, *, deep: bool = False) -> Image:
-    """The image that the package at `folder` describes, from remembered digests; `deep` makes every layer again.
-
-    Raises IntegrityError when a layer made again is not what was remembered.
-    """
-    package = read_package(folder)
-    plan = plan_image(package.manifest, package.lock, package.files)
-    image = assemble_image(plan, package, tools, beside=folder)
-    for layer in image.layers if deep else ():
-        tools.stage(f"make {layer.title} again")
-        read_through(layer)
-    return image
-
-
-def find_layout(image: str, output: Path) -> tuple[Path, str]:
-    """The layout folder that `image` means (a layout, a package folder or a reference), and the image's name.
-
-    Raises ImageError when nothing was built under that name.
-    """
-    path = Path(image)
-    if is_package(path):
-        path = output / f"{read_package(path).manifest.name}.oci"
-    if is_layout(path):
-        return path, layout_reference(path) or path.name.removesuffix(".oci")
-    layout = output / f"{parse_reference(image).repository.rpartition('/')[2]}.oci"
-    if not is_layout(layout):
-        mend = "build it first with `packager build`, or give its layout folder"
-        raise ImageError("no image of this name was built", where=image, mend=mend)
-    return layout, image
-
-
-def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callable[[str], None] = _quiet) -> Lock:
-    """The lock beside the spec when it answers the spec, else a new one, written there.
-
-    Raises DriftError instead of locking anew when `locked` or offline (making a lock asks indexes and
-    mirrors), IntegrityError when the weights at their source are no longer the locked ones, LoadError when
-    they are nowhere.
-    """
-    old = read_lock(file)
-    moved = drifted(old, file.spec) if old else ()
-    if old is not None and not moved:
-        check_sources(old, file, tools)
-        return old
-    if locked or tools.offline:
-        check_lock(file)
-    for drift in moved:
-        say(f"locking again: {drift}")
-    return write_lock(resolve(file, tools), file.folder / FILE_NAME)
-
-
-def check_lock(file: SpecFile) -> None:
-    """Raise DriftError, naming every field that moved, unless the lock beside the spec answers it."""
-    lock = read_lock(file)
-    said = ["there is no lock"] if lock is None else [str(drift) for drift in drifted(lock, file.spec)]
-    if said:
-        *rest, last = said
-        mend = "run `packager lock` where package indexes and mirrors are in reach"
-        raise DriftError.collect([*(Problem(what, _shown(file)) for what in rest), Problem(last, _shown(file), mend)])
-
-
-def read_lock(file: SpecFile) -> Lock | None:
-    """The lock beside the spec, or None when there is none. Raises LockError for one that cannot be read."""
-    try:
-        data = (file.folder / FILE_NAME).read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise LockError(f"the lock cannot be read: {error.strerror}", where=_shown(file)) from error
-    return parse_lock(data, where=_shown(file))
-
-
-def _shown(file: SpecFile) -> str:
-    """The lock's path as messages name it."""
-    return str(Path(file.shown).with_name(FILE_NAME))
-
-
-def write_lock(lock: Lock, path: Path) -> Lock:
-    """Write `lock` to `path`, whole or not at all. Raises OutputError."""
-    try:
-        write_atomically(path, lock.to_bytes())
-    except OSError as error:
-        mend = "give the spec's folder write permission, or copy the spec to a folder of yours"
-        raise OutputError(f"the lock cannot be written: {error.strerror}", where=str(path), mend=mend) from error
-    return lock
-
-
 def image_name(spec: ModelSpec, options: BuildOptions) -> str:
     """`REPOSITORY/NAME:TAG`, from the options where they say, else from the spec."""
     return full_name(spec.name, options.repository or spec.image.repository, options.tag or spec.image.tag)
-
-
-def full_name(name: str, repository: str | None, tag: str | None) -> str:
-    """`REPOSITORY/NAME:TAG`, without the first part where no repository is given. Raises ImageError for no such name."""
-    full = "/".join([*([repository.rstrip("/")] if repository else []), f"{name}:{tag or 'latest'}"])
-    parse_reference(full)
-    return full
 
 
 def _old_name(package: Package, options: BuildOptions) -> str:
@@ -221,19 +121,3 @@ def _old_name(package: Package, options: BuildOptions) -> str:
     if options.repository or options.tag:
         return full_name(name, options.repository, options.tag)
     return layout_reference(options.output / f"{name}.oci") or full_name(name, None, None)
-
-
-def _keep_edits(final: Path, *, force: bool) -> None:
-    """Refuse to overwrite what a person changed in the package, or put where the image goes."""
-    layout = final.with_name(f"{final.name}.oci")
-    if layout.exists() and not is_layout(layout):
-        what = "something that packager did not write stands where the image goes"
-        mend = "move it away, or choose another folder with --output"
-        raise OutputError(what, where=str(layout), mend=mend)
-    edited = () if force else edited_files(final)
-    if edited:
-        raise OutputError(
-            f"the package was edited by hand: {', '.join(edited[:5])}",
-            where=str(final),
-            mend=f"build it as it stands with `packager build {final}`, or overwrite it with --force",
-        )

@@ -17,9 +17,9 @@ def command(console: Console, what: str, *, as_json: bool) -> None:
 
     WHAT is a package folder, an OCI layout folder, or the reference of an image in a registry.
     """
-    from ..image.describe import describe_image, describe_layout, describe_package, is_layout
-    from ..oci.reference import parse_reference
-    from ..oci.registry import pull_image
+    from ..image.describe import describe_image, describe_layout, describe_package
+    from ..image.names import named_in_registry
+    from ..oci.layout import is_layout
     from ..package.read import is_package, read_package
 
     path = Path(what)
@@ -31,7 +31,7 @@ def command(console: Console, what: str, *, as_json: bool) -> None:
     elif is_layout(path):
         value = {"image": describe_layout(path)}
     else:
-        value = {"image": describe_image(pull_image(parse_reference(what)), what)}
+        value = {"image": describe_image(named_in_registry(what), what)}
     if as_json:
         console.data(value)
         return

@@ -9,7 +9,7 @@ from .console import Console
 
 @click.command("lock")
 @click.argument("spec", default=".")
-@click.option("--offline", is_flag=True, help="Use the local stores alone.")
+@click.option("--offline", is_flag=True, help="Ask no index, mirror or registry: then only --check works.")
 @click.option("--check", is_flag=True, help="Write nothing; fail when the lock does not answer the spec.")
 @click.pass_obj
 def command(console: Console, spec: str, *, offline: bool, check: bool) -> None:
@@ -19,9 +19,9 @@ def command(console: Console, spec: str, *, offline: bool, check: bool) -> None:
     Debian packages and weights by version, size and sha256, and no host to get them from.
     """
     from ..catalog import find
+    from ..lock.keep import check_lock, write_lock
     from ..lock.lockfile import FILE_NAME
     from ..lock.resolve import resolve
-    from ..pipeline import check_lock, write_lock
     from ..spec.load import load_spec
     from .progress import Progress
     from .tools import make_tools

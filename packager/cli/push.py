@@ -20,14 +20,18 @@ def command(console: Console, image: str, *, target: str | None, output: Path, a
     package folder, or a layout folder such as dist/NAME.oci. The layers of a registry base are mounted
     where the target's registry has them, and else copied over without a file on disk.
     """
+    from ..errors import ImageError
     from ..image.base import base_mounts, open_layout
+    from ..image.names import find_layout
     from ..oci.reference import parse_reference
     from ..oci.registry import push_image
-    from ..pipeline import find_layout
     from .progress import Progress
     from .tools import make_tools
 
     layout, reference = find_layout(image, output)
+    if target is None and "/" not in reference:
+        mend = "name it with --to REGISTRY/TEAM/NAME:TAG, or build it with --repository"
+        raise ImageError("this image was built without a registry in its name", where=reference, mend=mend)
     name = parse_reference(target or reference)
     with Progress.start(quiet=console.quiet) as progress:
         progress.stage(f"push {name}")

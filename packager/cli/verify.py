@@ -23,17 +23,15 @@ WORDS = {
 def command(console: Console, image: str, *, package: Path | None, deep: bool, offline: bool) -> None:
     """Compare IMAGE, a reference in a registry or a layout folder, with the package it was built from."""
     from ..errors import ImageError
-    from ..image.describe import is_layout
-    from ..image.verify import compare
-    from ..oci.layout import read_layout
+    from ..image.names import named_in_registry
+    from ..image.verify import compare, reassemble
+    from ..oci.layout import is_layout, read_layout
     from ..oci.reference import parse_reference
-    from ..oci.registry import pull_image
-    from ..pipeline import reassemble
     from .progress import Progress
     from .tools import make_tools
 
     path = Path(image)
-    found = read_layout(path, verify=deep) if is_layout(path) else pull_image(parse_reference(image))
+    found = read_layout(path, verify=deep) if is_layout(path) else named_in_registry(image)
     name = path.name.removesuffix(".oci") if is_layout(path) else parse_reference(image).repository.rpartition("/")[2]
     folder = package or Path("dist") / name
     with Progress.start(quiet=console.quiet) as progress:

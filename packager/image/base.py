@@ -16,12 +16,11 @@ from ..oci.blob import Blob, FileBlob
 from ..oci.content import Content, FileContent, InlineContent
 from ..oci.image import Descriptor, Image, ImageConfig, make_image
 from ..oci.layer import LAYER_GZIP, Layer, digest_layer, layer_chunks
-from ..oci.layout import NamedBase, layout_base, read_layout
+from ..oci.layout import NamedBase, is_layout, layout_base, read_layout
 from ..oci.reference import Reference, apply_mirrors, parse_reference
 from ..oci.registry import RemoteBlob
 from ..oci.tar import Entry
 from ..package.read import Package
-from .describe import is_layout
 from .envelope import ENVELOPE
 from .layers import remembered_digests
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lock.lockfile import DebianBaseLock, Lock
 from ..oci.image import Image
-from ..oci.layout import layout_base, read_layout
+from ..oci.layout import layout_base, layout_reference, read_layout
 from ..package.read import Package
 
 
@@ -69,18 +69,3 @@ def describe_base(lock: Lock) -> str:
         release = base.release
         return f"{release.distribution} {release.suite}, {len(base.packages)} packages, Python {lock.facts.python}"
     return f"{base.kind} {base.digest}, Python {lock.facts.python}"
-
-
-def is_layout(folder: Path) -> bool:
-    """Whether `folder` is an OCI layout."""
-    return (folder / "oci-layout").is_file()
-
-
-def layout_reference(folder: Path) -> str | None:
-    """The name that the image in the layout `folder` was built under, or None."""
-    try:
-        index = json.loads((folder / "index.json").read_bytes())
-        name = index["manifests"][0].get("annotations", {}).get("io.containerd.image.name")
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
-    return str(name) if name else None

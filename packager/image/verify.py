@@ -6,10 +6,15 @@ digests. Deep: every layer is made again from wheels, Debian packages and weight
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from ..lock.tools import Tools
 from ..oci.image import Image
 from ..oci.layer import Layer
+from ..package.read import read_package
+from .assemble import assemble_image
+from .plan import plan_image
 
 Identity = Literal["manifest", "config", "different"]
 
@@ -53,3 +58,17 @@ def read_through(layer: Layer) -> None:
     """Make or read every byte of `layer`; raises IntegrityError when they are not those of its digest."""
     for _ in layer.blob.open():
         pass
+
+
+def reassemble(folder: Path, tools: Tools, *, deep: bool = False) -> Image:
+    """The image that the package at `folder` describes, from remembered digests; `deep` makes every layer again.
+
+    Raises IntegrityError when a layer made again is not what was remembered.
+    """
+    package = read_package(folder)
+    plan = plan_image(package.manifest, package.lock, package.files)
+    image = assemble_image(plan, package, tools, beside=folder)
+    for layer in image.layers if deep else ():
+        tools.stage(f"make {layer.title} again")
+        read_through(layer)
+    return image

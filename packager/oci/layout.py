@@ -170,6 +170,21 @@ def layout_base(folder: Path) -> NamedBase | None:
     return NamedBase(name, manifest, shallow=any(_size(folder / _blob_path(row.digest)) is None for row in rows))
 
 
+def is_layout(folder: Path) -> bool:
+    """Whether `folder` is an OCI layout."""
+    return (folder / "oci-layout").is_file()
+
+
+def layout_reference(folder: Path) -> str | None:
+    """The name that the image in the layout `folder` was built under, or None."""
+    try:
+        index = json.loads((folder / "index.json").read_bytes())
+        name = index["manifests"][0].get("annotations", {}).get("io.containerd.image.name")
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return str(name) if name else None
+
+
 def archive_chunks(image: Image, reference: str | None = None, *, skip: Collection[str] = ()) -> Iterator[bytes]:
     """The image as a tar stream for `docker load`; `manifest.json` first, and each blob once.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import OutputError, PackageError
+from ..oci.layout import is_layout
 from ..store import Store, link_or_copy
 from ..weights.load import verify_file
 from .plan import LISTING, PackagePlan
@@ -62,6 +63,22 @@ def edited_files(folder: Path) -> tuple[str, ...]:
         path for path, digest in listed.items() if not path.startswith("data/") and _digest(folder / path) != digest
     }
     return tuple(sorted(added | changed))
+
+
+def keep_edits(final: Path, *, force: bool) -> None:
+    """Refuse to overwrite what a person changed in the package, or put where the image goes."""
+    layout = final.with_name(f"{final.name}.oci")
+    if layout.exists() and not is_layout(layout):
+        what = "something that packager did not write stands where the image goes"
+        mend = "move it away, or choose another folder with --output"
+        raise OutputError(what, where=str(layout), mend=mend)
+    edited = () if force else edited_files(final)
+    if edited:
+        raise OutputError(
+            f"the package was edited by hand: {', '.join(edited[:5])}",
+            where=str(final),
+            mend=f"build it as it stands with `packager build {final}`, or overwrite it with --force",
+        )
 
 
 def _digest(path: Path) -> str:
