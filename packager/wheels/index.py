@@ -20,6 +20,7 @@ from ..errors import ResolveError
 PIP = (sys.executable, "-P", "-m", "pip")
 """pip of this interpreter; `-P` keeps a `pip` folder in the current directory from posing as it."""
 
+_DEFAULT_INDEX = re.compile(r"--index-url <url>.*?\(default (\S+)\)", re.DOTALL)
 _SECRET = re.compile(r"(?<=//)[^/@\s`'\"]+@")
 
 
@@ -54,7 +55,10 @@ def configured_clients(run: Runner, environ: Mapping[str, str] | None = None) ->
     if further and "extra-index-url" not in pip:
         pip_env["PIP_EXTRA_INDEX_URL"] = " ".join(re.sub(r"^[\w.-]+=", "", url) for url in further)
     elif not further and "extra-index-url" in pip:
-        uv_env[variables.UV_INDEX.name] = " ".join(pip["extra-index-url"].split())
+        # uv knows a version by the first index that has it. The main one, else asked last, comes before the further
+        # ones as in pip: those often hold some files of a version only, and a lock needs the sha256 of all.
+        main = default or pip.get("index-url") or _pip_default(run, values)
+        uv_env[variables.UV_INDEX.name] = " ".join([main, *pip["extra-index-url"].split()]).strip()
         options += ["--index-strategy", "unsafe-best-match"]  # pip takes the best of all indexes
     links = [link for link in variables.UV_FIND_LINKS.get(values).split(",") if link]
     if links and "find-links" not in pip:
@@ -69,6 +73,13 @@ def configured_clients(run: Runner, environ: Mapping[str, str] | None = None) ->
     if "cert" in pip and not variables.SSL_CERT_FILE.get(values):
         uv_env[variables.SSL_CERT_FILE.name] = pip["cert"]
     return Clients(uv_env, tuple(options), pip_env)
+
+
+def _pip_default(run: Runner, environ: Mapping[str, str]) -> str:
+    """The index pip asks when none is configured, as its help tells it; empty when it does not."""
+    done = run([*PIP, "download", "--help"], env={**environ, "COLUMNS": "500"})
+    found = _DEFAULT_INDEX.search(done.stdout)
+    return found[1] if found else ""
 
 
 def _pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:

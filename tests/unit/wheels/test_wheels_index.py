@@ -3,13 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from packager.command import Completed
+from packager.command import Completed, run_command
 from packager.errors import ResolveError
 from packager.wheels.index import configured_clients, hide_secrets
 
 
-def pip_says(stdout: str, returncode: int = 0, stderr: str = ""):
+def pip_says(stdout: str, returncode: int = 0, stderr: str = "", help_text: str = ""):
     def run(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Completed:
+        if argv[-1] == "--help":
+            return Completed(0, help_text, "")
         assert list(argv[-2:]) == ["config", "list"]
         return Completed(returncode, stdout, stderr)
 
@@ -30,7 +32,7 @@ def test_pips_settings_reach_uv(tmp_path: Path) -> None:
     clients = configured_clients(pip_says(text), {})
     assert clients.uv_env == {
         "UV_DEFAULT_INDEX": "https://two.example/simple",
-        "UV_INDEX": "https://a.example https://b.example",
+        "UV_INDEX": "https://two.example/simple https://a.example https://b.example",
         "UV_INSECURE_HOST": "c.example",
         "SSL_CERT_FILE": "/etc/ca.pem",
     }
@@ -40,6 +42,26 @@ def test_pips_settings_reach_uv(tmp_path: Path) -> None:
         "--no-index",
     )
     assert clients.pip_env == {}
+
+
+def test_the_main_index_comes_before_the_further_ones() -> None:
+    further = ":env:.extra-index-url='https://a.example'"
+    text = "  -i, --index-url <url>   Base URL (default https://main.example/simple). More.\n  --other (default x)"
+    assert configured_clients(pip_says(further, help_text=text), {}).uv_env == {
+        "UV_INDEX": "https://main.example/simple https://a.example"
+    }
+    assert configured_clients(pip_says(further), {}).uv_env == {"UV_INDEX": "https://a.example"}
+    environ = {"UV_DEFAULT_INDEX": "https://uv.example"}
+    assert configured_clients(pip_says(further), environ).uv_env == environ | {
+        "UV_INDEX": "https://uv.example https://a.example"
+    }
+
+
+def test_this_pip_tells_its_default_index(clients: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://a.example")
+    main, further = configured_clients(run_command).uv_env["UV_INDEX"].split()
+    assert main.startswith("https://")
+    assert further == "https://a.example"
 
 
 def test_uvs_settings_reach_pip() -> None:
