@@ -7,6 +7,7 @@ from ..oci.image import Image
 from ..oci.layout import is_layout, layout_reference
 from ..oci.reference import parse_reference
 from ..oci.registry import pull_image
+from ..package.output import settle
 from ..package.read import is_package, read_package
 
 
@@ -25,6 +26,7 @@ def find_layout(image: str, output: Path) -> tuple[Path, str]:
     path = Path(image)
     if is_package(path):
         path = output / f"{read_package(path).manifest.name}.oci"
+    settle(path.parent, path.name.removesuffix(".oci"))
     if is_layout(path):
         return path, layout_reference(path) or path.name.removesuffix(".oci")
     layout = output / f"{parse_reference(image).repository.rpartition('/')[2]}.oci"

@@ -82,6 +82,16 @@ def hold(folder: Path, name: str, *, waiting: Callable[[str], None] | None = Non
         os.close(descriptor)
 
 
+def settle(folder: Path, name: str) -> None:
+    """Finish what a kill cut off between the two swaps of a commit; nothing while a build is under way.
+
+    For those who read a result without building: package and image are then of one build.
+    """
+    if _journal(folder, name).exists():
+        with suppress(BusyError), hold(folder, name):
+            pass
+
+
 def _lock(descriptor: int, final: Path, waiting: Callable[[str], None] | None) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

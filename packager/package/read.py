@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import LockError
 from ..lock.lockfile import FILE_NAME, Lock, parse_lock
 from ..manifest import MANIFEST_PATH, Manifest, read_manifest
+from .output import settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ def is_package(folder: Path) -> bool:
 
 def read_package(folder: Path) -> Package:
     """The package at `folder`. Raises PackageError or LockError."""
+    settle(folder.parent, folder.name)
     manifest = read_manifest(folder)
     lock_path = folder / FILE_NAME
     try:

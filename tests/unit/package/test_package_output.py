@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from packager.errors import BusyError, OutputError
-from packager.package.output import hold
+from packager.package.output import hold, settle
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("hello", "hello.oci")
@@ -84,8 +84,12 @@ def test_killed_at_every_step(tmp_path, before, exchange):
     for folder in folders:
         if exchange == "exchange":
             assert {version(folder / name) for name in NAMES} <= {before, "new"}
+        settle(folder, "hello")
+        settled = {version(folder / name) for name in NAMES}
+        assert len(settled) == 1, "who reads without building sees package and image of one build"
         with hold(folder, "hello"):
             outcomes.append({version(folder / name) for name in NAMES})
+            assert outcomes[-1] == settled
             assert {path.name for path in folder.iterdir()} - {*NAMES} == {".hello.lock"}
     assert len(folders) > 15
     assert outcomes[0] == {before}
