@@ -13,9 +13,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -50,10 +50,10 @@ def main() -> None:
     try:
         wait_until_ready(server, port)
         heading(f"4. ask: {QUESTION}")
-        tokens, seconds = stream_answer(port)
+        speed = stream_answer(port)
     finally:
         code = stop(server)
-    say(f"{tokens} tokens in {seconds:.1f} s; the server stopped with exit code {code}")
+    say(f"{speed}; the server stopped with exit code {code}")
     heading("5. what was built")
     report()
     if code != 0:
@@ -116,40 +116,44 @@ def probe(port: int, path: str) -> int | None:
         return None
 
 
-def stream_answer(port: int) -> tuple[int, float]:
-    """Print the answer as it comes; the number of chunks and the seconds they took."""
+def stream_answer(port: int) -> str:
+    """Print the answer as it comes; how many tokens it had, and how fast they came."""
     body = {"model": "hello", "stream": True, "max_tokens": 120, "temperature": 0.7, "seed": 7}
-    body["messages"] = [{"role": "user", "content": QUESTION}]
+    body |= {"messages": [{"role": "user", "content": QUESTION}], "stream_options": {"include_usage": True}}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",
         json.dumps(body).encode(),
         {"content-type": "application/json"},
     )
-    count, start = 0, time.monotonic()
+    begun, first, tokens = time.monotonic(), None, 0
     with LOCAL.open(request, timeout=120) as answer:
-        for text in deltas(answer):
-            count += bool(text)
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        for event in events(answer):
+            for choice in event["choices"]:
+                text = choice["delta"].get("content") or ""
+                if text and first is None:
+                    first = time.monotonic() - begun
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    took = time.monotonic() - begun
     sys.stdout.write("\n")
     sys.stdout.flush()
-    return count, time.monotonic() - start
+    return f"the first token after {1000 * (first or took):.0f} ms, all {tokens} after {1000 * took:.0f} ms"
 
 
-def deltas(lines: Iterator[bytes]) -> Iterator[str]:
-    """The text of each server-sent event; an error event, or an end without [DONE], ends the demo."""
+def events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Each server-sent event; an error event, or an end without [DONE], ends the demo."""
     for line in lines:
         payload = line.decode().removeprefix("data: ").strip()
         if payload == "[DONE]":
             return
         if not payload:
             continue
-        event = json.loads(payload)
+        event: dict[str, Any] = json.loads(payload)
         if "error" in event:
-            sys.exit(f"the stream failed: {event['error']}")
-        for choice in event["choices"]:
-            yield choice["delta"].get("content") or ""
-    sys.exit("the stream ended without [DONE]")
+            fail(f"the stream failed: {event['error']}")
+        yield event
+    fail("the stream ended without [DONE]")
 
 
 def stop(server: "subprocess.Popen[bytes]") -> int:
