@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .oci.registry import push_image as push_image
     from .package.plan import plan_package as plan_package
     from .package.read import read_package as read_package
+    from .package.sources import read_ingredients as read_ingredients
     from .package.write import write_package as write_package
     from .pipeline import BuildOptions as BuildOptions
     from .pipeline import build as build
@@ -45,6 +46,7 @@ _PLACES = {
     "plan_image": "image.plan",
     "plan_package": "package.plan",
     "push_image": "oci.registry",
+    "read_ingredients": "package.sources",
     "read_layout": "oci.layout",
     "read_package": "package.read",
     "resolve": "lock.resolve",

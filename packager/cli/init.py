@@ -23,7 +23,7 @@ _LLAMA_CPP = """\
 engine:
   kind: llama_cpp               # llama.cpp; reads GGUF files
   # context_length: 4096        # tokens of prompt and answer; default: what the model was trained for
-  # threads: 4                  # default: all cores that the container may use
+  # threads: 4                  # default: physical cores, less one for the server
 weights:
   source: file://model.gguf     # a file or folder; a relative path starts at this file's folder
   # chat_template: chat.jinja   # default: the one in the GGUF file

@@ -7,7 +7,7 @@ import packager
 
 NAMES = [
     "BuildOptions", "PackagerError", "Tools", "assemble_image", "build", "default_tools", "load", "load_spec",
-    "plan_image", "plan_package", "push_image", "read_layout", "read_package", "resolve", "serve", "write_layout",
+    "plan_image", "plan_package", "push_image", "read_ingredients", "read_layout", "read_package", "resolve", "serve", "write_layout",
     "write_package",
 ]  # fmt: skip
 
