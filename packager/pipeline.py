@@ -86,7 +86,7 @@ def _finish(package: Package, beside: Path, reference: str, output: Output, tool
     layout = output.folder / f"{name}.oci"
     staged = output.stage(layout.name)
     image = assemble_image(plan, package, tools, beside=beside, blobs=blobs_folder(staged))
-    tools.stage("image")
+    tools.stage("image: write")
     base = named_base(package, tools, full=full)
     write_layout(image, staged, reference=reference, reuse=layout, progress=tools.on_bytes, base=base)
     output.commit()

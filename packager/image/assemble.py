@@ -30,14 +30,14 @@ def assemble_image(
     their digests are kept in the folder `blobs`, when one is given (a new layout's, of the image that is returned).
     Raises FetchError, IntegrityError, ImageError or RegistryError.
     """
-    tools.stage("base")
+    tools.stage("image: base")
     base = base_image(package, tools, beside=beside)
-    tools.stage("wheels")
+    tools.stage("image: wheels")
     facts = package.lock.facts
     wheels = fetch_wheels(
         package.lock.wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
     )
-    tools.stage("layers")
+    tools.stage("image: layers")
 
     def make(recipe: LayerRecipe, stop: Event) -> Layer:
         return remembered_layer(recipe, tools.store, blobs=blobs, on_bytes=tools.on_bytes, stop=stop)

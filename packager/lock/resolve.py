@@ -50,19 +50,19 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
             where=file.shown,
             mend="make it without --offline (PACKAGER_OFFLINE); with it `packager build --offline` works",
         )
-    tools.stage("weights")
+    tools.stage("lock: weights")
     weights = _weights(file, tools)
-    tools.stage("base")
+    tools.stage("lock: base")
     base, facts = lock_base(file, tools)
     _check_python(facts, file)
-    tools.stage("requirements")
+    tools.stage("lock: requirements")
     requirements = python_requirements(spec)
     try:
         wheels = resolve_image(requirements, facts, run=tools.run)
         universal = resolve_universal(requirements, python=PYTHON_FLOOR, run=tools.run)
     except ResolveError as error:
         raise ResolveError.collect(_placed(problem, file) for problem in error.problems) from error
-    tools.stage("wheels")
+    tools.stage("lock: wheels")
     paths = fetch_wheels(
         wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
     )
