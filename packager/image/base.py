@@ -10,7 +10,7 @@ from ..debian.rootfs import ROOTFS_FORMAT, RootEntry, build_rootfs
 from ..digest import canonical_json, sha256_hex
 from ..errors import DriftError, ImageError
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
-from ..lock.stored import StoredBlob, pull_base
+from ..lock.stored import BaseBlob, pull_base
 from ..lock.tools import Tools
 from ..oci.blob import Blob, FileBlob
 from ..oci.content import Content, FileContent, InlineContent
@@ -57,18 +57,14 @@ def named_base(package: Package, tools: Tools, *, full: bool = False) -> NamedBa
 
 
 def open_layout(folder: Path, tools: Tools) -> Image:
-    """The image in `folder`; what a shallow layout lacks is read from the store, or else from the registry.
+    """The image in `folder`; what a shallow layout lacks is read from the registry.
 
     Nothing that is read is kept. Reading raises FetchError offline, RegistryError.
     """
 
     def remote(base: NamedBase, row: Descriptor) -> Blob:
         at = apply_mirrors(parse_reference(base.name), tools.registry_mirrors).with_digest(base.digest)
-        blob = RemoteBlob(at, row.digest, row.size)
-        stored = tools.store.find(row.digest.removeprefix("sha256:"), row.size)
-        if stored is not None:
-            return FileBlob(stored.path, row.digest, row.size)
-        return StoredBlob(blob, tools.store, offline=True, where=str(at)) if tools.offline else blob
+        return BaseBlob(RemoteBlob(at, row.digest, row.size), tools.offline, str(at))
 
     return read_layout(folder, remote=remote)
 

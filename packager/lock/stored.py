@@ -1,10 +1,10 @@
-"""Base images kept in the store: pulled from their registry once, then read from there, also offline."""
+"""Manifest and configuration of base images, kept in the store; their layers stay in the registry."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import FetchError
-from ..oci.blob import Blob, FileBlob
+from ..oci.blob import Blob
 from ..oci.image import Image, layer_names, parse_image
 from ..oci.layer import Layer
 from ..oci.reference import Reference
@@ -14,11 +14,10 @@ from .tools import Tools
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """A layer that is read from the store; `remote` fills it when it is opened for the first time."""
+class BaseBlob:
+    """A layer of a base image. It stays in its registry: whoever reads it streams it, and nothing is kept."""
 
     remote: Blob
-    store: Store
     offline: bool
     where: str
 
@@ -31,14 +30,14 @@ class StoredBlob:
         return self.remote.size
 
     def open(self) -> Iterator[bytes]:
-        """The bytes, verified. Raises FetchError when the store lacks them offline, RegistryError."""
-        sha256 = self.digest.removeprefix("sha256:")
-        found = self.store.find(sha256, self.size)
-        if found is None and self.offline:
-            raise _offline(f"a layer of this base image ({self.size:,} bytes)", self.where)
-        if found is None:
-            found = self.store.put(self.remote.open(), sha256=sha256, name=self.where)
-        return FileBlob(found.path, self.digest, self.size).open()
+        """The bytes, verified. Raises FetchError offline, RegistryError."""
+        if self.offline:
+            raise FetchError(
+                f"offline, and a layer of this base image ({self.size:,} bytes) lies in its registry",
+                where=self.where,
+                mend="run it without --offline, or build with --full where the registry is in reach",
+            )
+        return self.remote.open()
 
 
 def pull_base(reference: Reference, tools: Tools, *, architecture: str) -> Image:
@@ -49,15 +48,16 @@ def pull_base(reference: Reference, tools: Tools, *, architecture: str) -> Image
     """
     image = _stored(reference, tools.store)
     if image is None and tools.offline:
-        raise _offline("this base image", str(reference))
+        raise FetchError(
+            "offline, and the store lacks this base image",
+            where=str(reference),
+            mend="build once without --offline, or copy a store that has it (PACKAGER_CACHE)",
+        )
     if image is None:
         image = pull_image(reference, architecture=architecture)
         for data in (image.manifest, image.config):
             tools.store.put([data], name=str(reference))
-    layers = (
-        replace(layer, blob=StoredBlob(layer.blob, tools.store, tools.offline, str(reference)))
-        for layer in image.layers
-    )
+    layers = (replace(layer, blob=BaseBlob(layer.blob, tools.offline, str(reference))) for layer in image.layers)
     return Image(image.manifest, image.config, tuple(layers))
 
 
@@ -78,11 +78,3 @@ def _stored(reference: Reference, store: Store) -> Image | None:
         for row, (diff_id, title) in zip(rows, names, strict=True)
     )
     return Image(data, content, tuple(layers))
-
-
-def _offline(what: str, where: str) -> FetchError:
-    return FetchError(
-        f"offline, and the store lacks {what}",
-        where=where,
-        mend="build once without --offline, or copy a store that has it (PACKAGER_CACHE)",
-    )
