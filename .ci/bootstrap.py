@@ -25,6 +25,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LIBRARIES = VENV / "lib" / "system"
 OPENMP, OPENMP_PACKAGE = "libgomp.so.1", "libgomp1"
+PIP_RETRY = "Retrying (Retry("  # for each file, five times
 PIP_NEWS = ("[notice]", "WARNING: Location 'file:", "WARNING: Running pip as the 'root' user")
 """What pip says that nobody has to act on: of itself, and of a local index that lacks a name the next one has."""
 
@@ -40,13 +41,14 @@ def main(kind: str) -> None:
         return
     say(f"setting up {VENV.name} with requirements/{requirements.name} (once; a minute or two)")
     if fresh:
-        run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
+        run("the venv cannot be made", sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         pip = find_pip(work)
         install = [*pip, "--disable-pip-version-check", "--python", str(PYTHON), "install", "--quiet"]
-        run(*install, "--require-hashes", "--only-binary", ":all:", "-r", str(requirements))
-        run(*install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        reason = "pip failed; if it found no files, check the network and pip's configuration (PIP_INDEX_URL, pip.conf)"
+        run(reason, *install, "--require-hashes", "--only-binary", ":all:", "-r", str(requirements))
+        run(reason, *install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
         if not loads(OPENMP):
             libraries_from_apt(work)
     stamp.write_text(want)
@@ -66,7 +68,7 @@ def find_pip(work: Path) -> list[str]:
         return [sys.executable, "-m", "pip"]
     if works(sys.executable, "-c", "import ensurepip"):
         holder = work / "holder"
-        run(sys.executable, "-m", "venv", str(holder))
+        run("ensurepip failed", sys.executable, "-m", "venv", str(holder))
         return [str(holder / "bin" / "python"), "-m", "pip"]
     say("  pip from Debian's package python3-pip-whl, unpacked here")
     root = unpack_from_apt(work, "python3-pip-whl")
@@ -88,15 +90,16 @@ def unpack_from_apt(work: Path, package: str) -> Path:
         fail(
             f"this machine lacks what Debian's {package} has, and has no apt-get to fetch it: install it, run make again"
         )
+    reason = f"apt cannot fetch {package}; check the network and that `apt-get update` works, or install it"
     state = work / "apt"
     options = ["-qq", f"-oDir::State::Lists={state}/lists", f"-oDir::Cache={state}/cache", "-oAPT::Sandbox::User="]
     if not state.exists():
         for folder in ("lists/partial", "cache/archives/partial"):
             (state / folder).mkdir(parents=True)
-        run("apt-get", *options, "update")
-    run("apt-get", *options, "download", package, cwd=work)
+        run(reason, "apt-get", *options, "update")
+    run(reason, "apt-get", *options, "download", package, cwd=work)
     root = work / f"root-{package}"
-    run("dpkg-deb", "-x", str(next(work.glob(f"{package}_*.deb"))), str(root))
+    run(reason, "dpkg-deb", "-x", str(next(work.glob(f"{package}_*.deb"))), str(root))
     return root
 
 
@@ -112,15 +115,18 @@ def works(*argv: str) -> bool:
     return subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def run(*argv: str, cwd: Path = ROOT) -> None:
+def run(reason: str, *argv: str, cwd: Path = ROOT) -> None:
+    """Run a command and pass on what it says on standard error; `reason` is said when it fails."""
     # A user's PYTHONPATH or pip target must not steer where the tools land.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_TARGET", "PIP_USER")}
+    retries = 0
     with subprocess.Popen(argv, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         for line in process.stderr or ():
-            if line.strip() and not line.startswith(PIP_NEWS):
+            retries += PIP_RETRY in line
+            if line.strip() and not line.startswith(PIP_NEWS) and not (retries > 1 and PIP_RETRY in line):
                 say(f"  {line.rstrip()}")
     if process.returncode:
-        fail(f"`{' '.join(argv)}` failed with exit code {process.returncode}")
+        fail(reason)
 
 
 def fail(reason: str) -> NoReturn:
