@@ -1,5 +1,6 @@
 """From locked packages to their archives in the store."""
 
+import re
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,6 +18,7 @@ _BATCH = 8
 """Packages a run of apt: few enough that progress moves, many enough that starting apt is not the cost."""
 _LANES = 4
 _LOOK_SECONDS = 0.1
+_OUT_OF_REACH = re.compile(r"Failed to fetch \S+\s+(?!\s|404 )")
 _RELOCK = "mirrors drop old packages: run `packager lock` again, or point PACKAGER_DEBIAN_MIRROR at one that keeps them"
 
 
@@ -92,8 +94,14 @@ def _download(
         left = [package for package in packages if package.sha256 not in found]
         if not left:
             return found
-        if update and update.returncode:
-            reasons = complaints(update) or reasons
+        if update and (update.returncode or (not apt.has_lists() and _OUT_OF_REACH.search(update.stderr))):
+            reasons = complaints(update)
+    if _OUT_OF_REACH.search(reasons):
+        raise FetchError(
+            f"no Debian mirror can be reached for {len(left)} locked packages: {reasons.partition('; ')[0]}",
+            where=left[0].file,
+            mend="check the network and that `apt-get update` works on this machine, or set PACKAGER_DEBIAN_MIRROR",
+        )
     raise FetchError.collect(
         Problem(f"the Debian mirror has no {package.name} {package.version}: {reasons}", package.file, _RELOCK)
         for package in left

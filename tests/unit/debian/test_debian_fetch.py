@@ -1,6 +1,9 @@
+import re
+
 import pytest
 from debian_fakes import FakeApt, describe
 
+from packager.command import Completed
 from packager.debian import fetch_packages
 from packager.errors import FetchError, IntegrityError, OutputError
 from packager.store import Store
@@ -52,6 +55,26 @@ def test_only_what_is_gone_is_reported(tmp_path):
     assert problems[0].what.startswith("the Debian mirror has no pkg3 1.0-1: Version '1.0-1' for 'pkg")
     assert "packager lock" in problems[0].mend
     fetch(tmp_path, FakeApt(), [package for package in PACKAGES if package.name not in {"pkg3", "pkg4"}], offline=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (
+            "Unable to connect to a:80:",
+            r"no Debian mirror can be reached for 20 locked packages: .* to connect to a:80:$",
+        ),
+        ("404  Not Found [IP: 10.0.0.1 80]", r"the Debian mirror has no pkg0 1\.0-1: Version"),
+    ],
+)
+def test_a_mirror_out_of_reach_is_said_once(tmp_path, said, what):
+    update = Completed(
+        0, "", f"W: Failed to fetch http://a/InRelease  {said}\nW: Some index files failed to download.\n"
+    )
+    with pytest.raises(FetchError) as caught:
+        fetch(tmp_path, FakeApt(refresh=update))
+    assert re.match(what, caught.value.problems[0].what)
+    assert len(caught.value.problems) == (1 if "connect" in said else len(PACKAGES))
 
 
 def test_other_bytes_are_refused(tmp_path):
