@@ -41,7 +41,7 @@ console = Console(stderr=True, soft_wrap=True)
 
 def main() -> None:
     heading("1. build the package and the image (no Docker, no root)")
-    run(*PACKAGER, "build", "hello", "--output", str(OUTPUT), "--json")
+    run("packager build", *PACKAGER, "build", "hello", "--output", str(OUTPUT), "--json")
     heading("2. an environment with the package's requirements.txt and nothing else")
     make_environment()
     heading("3. cd dist/hello && bentoml serve")
@@ -68,10 +68,10 @@ def make_environment() -> None:
         return
     with Progress.start() as progress:
         progress.stage("venv")
-        run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
+        run("making a venv", sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
         progress.stage("pip install, every wheel checked against its sha256")
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(VENV / "bin/python"))
-        run(*pip, "install", "-qq", "--require-hashes", "-r", str(PACKAGE / "requirements.txt"))
+        run("pip install", *pip, "install", "-qq", "--require-hashes", "-r", str(PACKAGE / "requirements.txt"))
     stamp.write_text(wanted)
 
 
@@ -173,10 +173,11 @@ def report() -> None:
     subprocess.run([*PACKAGER, "inspect", f"{PACKAGE}.oci"], cwd=ROOT, check=True)
 
 
-def run(*argv: str) -> None:
+def run(name: str, *argv: str) -> None:
+    """Run a command that says itself on standard error why it failed."""
     finished = subprocess.run(argv, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     if finished.returncode:
-        sys.exit(f"`{' '.join(argv)}` failed with exit code {finished.returncode}")
+        sys.exit(f"the demo ends here: {name} failed")
 
 
 def fail(reason: str) -> NoReturn:
