@@ -54,7 +54,7 @@ def _recipes(plan: ImagePlan, package: Package, wheels: Mapping[str, Path], tool
     recipes = []
     for group in plan.wheels:
         about = sum(wheel.size for wheel in group.wheels)
-        recipes.append(LayerRecipe(group.title, group.key(), _wheel_entries(group, wheels), about))
+        recipes.append(LayerRecipe(group.title, group.key(), wheel_entries(group, wheels), about))
     for weights in plan.weights:
         about = sum(file.size for file in weights.files)
         recipes.append(
@@ -63,7 +63,9 @@ def _recipes(plan: ImagePlan, package: Package, wheels: Mapping[str, Path], tool
     return [*recipes, LayerRecipe("package", None, _package_entries(plan, package.folder))]
 
 
-def _wheel_entries(plan: WheelsPlan, paths: Mapping[str, Path]) -> Entries:
+def wheel_entries(plan: WheelsPlan, paths: Mapping[str, Path]) -> Entries:
+    """What a layer of wheels holds; `paths` says by sha256 where each wheel lies."""
+
     def entries() -> Iterable[Entry]:
         placed: dict[str, Entry] = {}
         for wheel in plan.wheels:
