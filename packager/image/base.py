@@ -18,7 +18,6 @@ from ..oci.image import Descriptor, Image, ImageConfig, make_image
 from ..oci.layer import LAYER_GZIP, Layer, digest_layer, layer_chunks
 from ..oci.layout import NamedBase, is_layout, layout_base, read_layout
 from ..oci.reference import Reference, apply_mirrors, parse_reference
-from ..oci.registry import RemoteBlob
 from ..oci.tar import Entry
 from ..package.read import Package
 from .envelope import ENVELOPE
@@ -63,6 +62,8 @@ def open_layout(folder: Path, tools: Tools) -> Image:
     """
 
     def remote(base: NamedBase, row: Descriptor) -> Blob:
+        from ..oci.registry import RemoteBlob  # an HTTP client is slow to import, and few builds need one
+
         at = apply_mirrors(parse_reference(base.name), tools.registry_mirrors).with_digest(base.digest)
         return BaseBlob(RemoteBlob(at, row.digest, row.size), tools.offline, str(at))
 

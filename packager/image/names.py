@@ -6,7 +6,6 @@ from ..errors import ImageError
 from ..oci.image import Image
 from ..oci.layout import is_layout, layout_reference
 from ..oci.reference import parse_reference
-from ..oci.registry import pull_image
 from ..package.output import settle
 from ..package.read import is_package, read_package
 
@@ -44,4 +43,6 @@ def named_in_registry(name: str) -> Image:
     if Path(name).exists() or name.endswith(".oci") or name.startswith((".", "/")):
         mend = "give a package folder, the layout folder that `packager build` wrote, or an image's reference"
         raise ImageError("this is neither a package nor an OCI layout", where=name, mend=mend)
+    from ..oci.registry import pull_image  # an HTTP client is slow to import, and few builds need one
+
     return pull_image(parse_reference(name))

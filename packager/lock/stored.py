@@ -8,7 +8,6 @@ from ..oci.blob import Blob
 from ..oci.image import Image, layer_names, parse_image
 from ..oci.layer import Layer
 from ..oci.reference import Reference
-from ..oci.registry import RemoteBlob, pull_image
 from ..store import Store
 from .tools import Tools
 
@@ -54,6 +53,8 @@ def pull_base(reference: Reference, tools: Tools, *, architecture: str) -> Image
             mend="build once without --offline, or copy a store that has it (PACKAGER_CACHE)",
         )
     if image is None:
+        from ..oci.registry import pull_image  # an HTTP client is slow to import, and few builds need one
+
         image = pull_image(reference, architecture=architecture)
         for data in (image.manifest, image.config):
             tools.store.put([data], name=str(reference))
@@ -71,6 +72,8 @@ def _stored(reference: Reference, store: Store) -> Image | None:
     config = store.find(config_row.digest.removeprefix("sha256:"), config_row.size)
     if config is None:
         return None
+    from ..oci.registry import RemoteBlob
+
     content = config.path.read_bytes()
     names = layer_names(content, len(rows), where=where)
     layers = (
