@@ -39,6 +39,9 @@ API_KEY_FILE = Variable("PACKAGER_API_KEY_FILE", "File with one API key a line; 
 DOCKER_CONFIG = Variable(
     "DOCKER_CONFIG", "Folder of Docker's `config.json`, where registry logins are read; default `~/.docker`."
 )
+DOCKER_HOST = Variable(
+    "DOCKER_HOST", "The Docker Engine that images are loaded into; default the socket of this machine."
+)
 LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
 NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")
 # uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
@@ -54,6 +57,7 @@ ALL: tuple[Variable, ...] = (
     CACHE,
     DEBIAN_MIRROR,
     DOCKER_CONFIG,
+    DOCKER_HOST,
     LOG_LEVEL,
     NO_COLOR,
     OFFLINE,

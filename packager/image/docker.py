@@ -6,17 +6,22 @@ Docker is never needed to build; this saves people the `docker load`.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from ..environ import DOCKER_HOST
 from ..errors import DockerError
 from ..oci.image import Image
 from ..oci.layout import archive_chunks
 
+_SOCKET = Path("/var/run/docker.sock")
 _MEND = "start it or check DOCKER_HOST; --no-docker builds without it"
 
 
 def docker_answers() -> bool:
     """Whether the Docker Engine that DOCKER_HOST (or the default socket) names answers."""
+    if not DOCKER_HOST.get() and not _SOCKET.exists():
+        return False  # the library takes as long to import as many a build
     try:
         with _client():
             return True
