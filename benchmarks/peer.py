@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from measure import ROOT, BenchmarkError, Spent, measure, run, tree_cpu
 
@@ -124,11 +126,20 @@ def base_images(found: Engine, layout: Path, context: Path) -> Mapping[str, str]
 
 @contextmanager
 def wheel_index(wheels: Mapping[str, tuple[str, Path]], folder: Path) -> Iterator[str]:
-    """A package index on loopback: `wheels` maps file names to project and file. A folder a project, as PEP 503 has it."""
-    for file, (project, path) in wheels.items():
+    """A package index on loopback: `wheels` maps file names to project and file.
+
+    As the large public ones do, it gives each wheel's metadata as a file of its own (PEP 658), so that uv
+    need not read wheels to resolve. The wheels are links to where they lie.
+    """
+    pages: dict[str, list[str]] = {}
+    for file, (project, path) in sorted(wheels.items()):
         (folder / project).mkdir(parents=True, exist_ok=True)
         (folder / project / file).symlink_to(path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        (folder / project / f"{file}.metadata").write_bytes(_metadata(path))
+        pages.setdefault(project, []).append(f'<a href="{file}" data-core-metadata="true">{file}</a><br>')
+    for project, links in pages.items():
+        (folder / project / "index.html").write_text(f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>")
+    with _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -138,9 +149,27 @@ def wheel_index(wheels: Mapping[str, tuple[str, Path]], folder: Path) -> Iterato
             thread.join()
 
 
+def _metadata(wheel: Path) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1]
+        return archive.read(names[0])
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that leaves is no news."""
+
+
 class _Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept, as every index does
+
     def log_message(self, *_: object) -> None:
         return
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        """The kernel copies: the index must not be what takes the time."""
+        outputfile.flush()
+        self.connection.sendfile(source)
 
 
 @dataclass(frozen=True, slots=True)
