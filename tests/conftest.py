@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,16 @@ def missing(reason: str) -> None:
     if STRICT:
         pytest.fail(f"not available, and PACKAGER_TEST_STRICT=1 forbids skipping: {reason}")
     pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test skips by itself fails as well where nothing may be skipped but what needs a GPU."""
+    report = yield
+    if STRICT and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("gpu") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and PACKAGER_TEST_STRICT=1 forbids that: {report.longrepr}"
+    return report
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """The layers below ours: a base that was locked, as an image."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from ..debian.fetch import fetch_packages
 from ..debian.rootfs import ROOTFS_FORMAT, RootEntry, build_rootfs
 from ..digest import canonical_json, sha256_hex
 from ..errors import DriftError, ImageError
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
-from ..lock.stored import BaseBlob, pull_base
+from ..lock.stored import BaseBlob, fetch_debian, pull_base
 from ..lock.tools import Tools
 from ..oci.blob import Blob, FileBlob
 from ..oci.content import Content, FileContent, InlineContent
@@ -135,16 +133,7 @@ def _stored_layer(title: str, key: str, base: DebianBaseLock, tools: Tools) -> L
 
 
 def _rootfs(base: DebianBaseLock, work: Path, tools: Tools) -> list[Entry]:
-    fetched = fetch_packages(
-        base.packages,
-        tools.store,
-        mirror=tools.debian_mirror,
-        run=tools.run,
-        offline=tools.offline,
-        on_bytes=_counter(sum(one.size for one in base.packages), tools),
-    )
-    archives = {one: fetched[one.sha256] for one in base.packages}
-    return [_entry(one) for one in build_rootfs(archives, base.release, work)]
+    return [_entry(one) for one in build_rootfs(fetch_debian(base, tools), base.release, work)]
 
 
 def _entry(one: RootEntry) -> Entry:
@@ -164,15 +153,3 @@ def _content(one: RootEntry) -> Content:
     if isinstance(content, bytes):
         return InlineContent(content)
     return FileContent(content.path, content.size, content.offset)
-
-
-def _counter(total: int, tools: Tools) -> Callable[[int], None]:
-    done = 0
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        if tools.on_bytes is not None:
-            tools.on_bytes("Debian packages", done, total)
-
-    return count

@@ -16,7 +16,7 @@ from ..spec.image import DebianBase, LayoutBase, RegistryBase
 from ..spec.load import SpecFile
 from .drift import system_packages
 from .lockfile import BaseLock, DebianBaseLock, ImageBaseLock
-from .stored import pull_base
+from .stored import fetch_debian, pull_base
 from .tools import Tools
 
 ARCHITECTURE = "amd64"
@@ -61,7 +61,10 @@ def _debian(base: DebianBase | None, file: SpecFile, tools: Tools) -> tuple[Base
             where=file.where("image", "base", "suite"),
             mend=f"leave `suite` out, or build where apt's sources offer {base.suite}",
         )
-    return DebianBaseLock(release, packages), python_facts(packages, release)
+    lock = DebianBaseLock(release, packages)
+    facts = python_facts(packages, release)
+    fetch_debian(lock, tools)  # as the wheels are: what is locked can be built offline
+    return lock, facts
 
 
 def _image_facts(image: Image, tools: Tools) -> BaseFacts:

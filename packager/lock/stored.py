@@ -1,14 +1,18 @@
-"""Manifest and configuration of base images, kept in the store; their layers stay in the registry."""
+"""What is kept of bases: a Debian base's packages; manifest and configuration of an image, whose layers stay in the registry."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from ..debian.fetch import fetch_packages
+from ..debian.resolve import DebianPackage
 from ..errors import FetchError
 from ..oci.blob import Blob
 from ..oci.image import Image, layer_names, parse_image
 from ..oci.layer import Layer
 from ..oci.reference import Reference
 from ..store import Store
+from .lockfile import DebianBaseLock
 from .tools import Tools
 
 
@@ -37,6 +41,31 @@ class BaseBlob:
                 mend="run it without --offline, or build with --full where the registry is in reach",
             )
         return self.remote.open()
+
+
+def fetch_debian(base: DebianBaseLock, tools: Tools) -> dict[DebianPackage, Path]:
+    """The archive of each package, in the store. Raises FetchError, IntegrityError, OutputError."""
+    fetched = fetch_packages(
+        base.packages,
+        tools.store,
+        mirror=tools.debian_mirror,
+        run=tools.run,
+        offline=tools.offline,
+        on_bytes=_counter(sum(one.size for one in base.packages), tools),
+    )
+    return {one: fetched[one.sha256] for one in base.packages}
+
+
+def _counter(total: int, tools: Tools) -> Callable[[int], None]:
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if tools.on_bytes is not None:
+            tools.on_bytes("Debian packages", done, total)
+
+    return count
 
 
 def pull_base(reference: Reference, tools: Tools, *, architecture: str) -> Image:

@@ -189,7 +189,8 @@ def _bento(server: ProcessServer) -> list[str]:
 
 def _environ(folder: Path) -> dict[str, str]:
     private = folder.parent / f"{folder.name}-home"
-    return {
+    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # see the Makefile
+    return libraries | {
         "PATH": os.environ["PATH"],
         "HOME": str(private),
         "PACKAGER_CACHE": str(private / "cache"),
