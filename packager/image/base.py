@@ -13,7 +13,7 @@ from ..lock.tools import Tools
 from ..oci.blob import Blob, FileBlob
 from ..oci.content import Content, FileContent, InlineContent
 from ..oci.image import Descriptor, Image, ImageConfig, make_image
-from ..oci.layer import LAYER_GZIP, Layer, digest_layer, layer_chunks
+from ..oci.layer import LAYER_GZIP, Layer, LayerPass
 from ..oci.layout import NamedBase, is_layout, layout_base, read_layout
 from ..oci.reference import Reference, apply_mirrors, parse_reference
 from ..oci.tar import Entry
@@ -125,9 +125,9 @@ def _stored_layer(title: str, key: str, base: DebianBaseLock, tools: Tools) -> L
     if digests is None or stored is None:
         tools.store.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=tools.store.root, prefix="rootfs-") as work:
-            entries = _rootfs(base, Path(work) / "spool", tools)
-            digests = digest_layer(entries)
-            stored = tools.store.put(layer_chunks(entries), sha256=digests.digest.removeprefix("sha256:"), name=title)
+            once = LayerPass(_rootfs(base, Path(work) / "spool", tools))
+            stored = tools.store.put(once, name=title)
+            digests = once.digests
         tools.store.remember("layer", key, asdict(digests))
     return Layer(FileBlob(stored.path, digests.digest, digests.size), digests.diff_id, LAYER_GZIP, title)
 
