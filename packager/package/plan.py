@@ -157,13 +157,12 @@ _TRUSS_ACCELERATORS = frozenset(
 def _truss_config(spec: ModelSpec, lock: Lock) -> dict[str, Any]:
     # requirements.txt is good for every Python from the floor on, so another one than the image's does too.
     python = lock.facts.python_minor if lock.facts.python_minor in _TRUSS_PYTHONS else _TRUSS_PYTHONS[-1]
-    system = sorted({*RECIPES[spec.engine.kind].system_packages, *spec.image.system_packages})
     return {
         "model_name": spec.name,
         "description": spec.description or f"{spec.name} on {spec.engine.kind}, packaged by packager",
         "python_version": f"py{python.replace('.', '')}",
         "requirements_file": "./requirements.txt",
-        "system_packages": system,
+        "system_packages": text.system_packages(spec),
         "data_dir": DATA,
         "bundled_packages_dir": "packages",
         "environment_variables": dict(sorted(spec.image.env.items())),

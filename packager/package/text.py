@@ -7,6 +7,7 @@ import json
 import re
 
 from ..manifest import Manifest
+from ..recipes import RECIPES
 from ..spec.model import ModelSpec
 
 
@@ -52,9 +53,18 @@ def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[st
     return (interpreter, "-m", "packager_runtime.runtime", "serve", folder, *anywhere)
 
 
+def system_packages(spec: ModelSpec) -> list[str]:
+    """The Debian packages that the engine and the spec's author ask for, beside what every base has."""
+    return sorted({*RECIPES[spec.engine.kind].system_packages, *spec.image.system_packages})
+
+
 def readme(spec: ModelSpec, manifest: Manifest) -> str:
     """One screen: what this folder is and how to run it."""
     weights = manifest.weights
+    system = " ".join(system_packages(spec))
+    libraries = (
+        f"\nOn a machine that lacks them, first `apt-get install {system}`; the image has them.\n" if system else ""
+    )
     size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
     return f"""\
 # {spec.name}
@@ -68,7 +78,7 @@ Serve it here, with nothing but these requirements (any of):
     pip install --require-hashes -r requirements.txt
     bentoml serve                                                    # from inside this folder
     PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
-
+{libraries}
 Ask it:
 
     curl -N localhost:{spec.serving.port}/v1/chat/completions -H 'content-type: application/json' \\
