@@ -1,0 +1,250 @@
+"""What a streamed token costs the server: packager's app against BentoML's own streaming API and others.
+
+All servers stream the same mock engine in their own process (packager's echo, without delay), pinned to one core;
+the client has another one. A server's cost is the processor time of its process tree, so a busy machine disturbs
+it less than the clock. The rounds are interleaved; the ratios compare medians of one run.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from measure import ROOT, BenchmarkError, describe, machine, ratio, run, table, tree_cpu
+from streams import Ran, StreamError, first_tokens, request, run_streams
+
+sys.path.insert(0, str(ROOT))
+
+from packager.manifest import MANIFEST_PATH, EngineManifest, Manifest, ServingManifest
+
+_PEERS = Path(__file__).resolve().parent / "serving_peers"
+_START_SECONDS = 120.0
+_SERVER_CORE, _CLIENT_CORE = 0, 1
+_BASE, _LEAST, _CEILING = "BentoML's own streaming API", "raw ASGI, uvicorn", "(client alone)"
+_OURS_BENTO, _OURS = "packager under `bentoml serve`", "packager's own runner"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the client asks for."""
+
+    streams: int
+    tokens: int
+    seconds: float
+    solo: int
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How to start one: `{port}` and `{events}` stand for themselves. `extra` events come after the tokens."""
+
+    name: str
+    argv: Sequence[str]
+    path: str
+    body: Mapping[str, object] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    extra: int = 1
+
+
+@dataclass(slots=True)
+class Results:
+    """One server's rounds: tokens a second of one core, by the clock, how busy the client was; first tokens, seconds."""
+
+    per_core: list[float] = field(default_factory=list)
+    by_clock: list[float] = field(default_factory=list)
+    client_busy: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+
+
+class Running:
+    """A started server, pinned to its core."""
+
+    def __init__(self, server: Server, work: Path, load: Load) -> None:
+        self.server, self.load, self.results = server, load, Results()
+        self.events = load.tokens + server.extra
+        self.port = _free_port()
+        body = {"prompt": " ".join(["word"] * load.tokens), **server.body}
+        self.question = request(server.path, json.dumps(body).encode())
+        self._log = work / f"{self.port}.log"
+        argv = [part.format(port=self.port, events=self.events) for part in server.argv]
+        path = os.pathsep.join([str(ROOT), str(_PEERS)])
+        env = {**os.environ, "PYTHONPATH": path, "PACKAGER_CACHE": str(work / "cache"), "BENTOML_DO_NOT_TRACK": "true"}
+        with self._log.open("wb") as log, pinned(_SERVER_CORE):
+            self.process = subprocess.Popen(argv, cwd=_PEERS, env=env | server.env, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def wait_ready(self) -> None:
+        """Until a first stream is right. Raises BenchmarkError."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                first_tokens(self.port, self.question, self.events, 1)
+                return
+            except (OSError, StreamError) as error:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    said = self._log.read_text(errors="replace")[-2000:]
+                    raise BenchmarkError(f"{self.server.name}: {error!r}\n{said}") from error
+                time.sleep(0.2)
+
+    def one_round(self) -> None:
+        self.results.first += first_tokens(self.port, self.question, self.events, self.load.solo)
+        before = tree_cpu(self.process.pid)
+        ran = run_streams(self.port, self.question, self.events, self.load.streams, self.load.seconds)
+        self._note(ran, tree_cpu(self.process.pid) - before)
+
+    def _note(self, ran: Ran, cpu: float) -> None:
+        tokens = ran.answers * self.load.tokens
+        self.results.per_core.append(tokens / cpu)
+        self.results.by_clock.append(tokens / ran.wall)
+        self.results.client_busy.append(ran.cpu / ran.wall)
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Run this process, and what it starts meanwhile, on one core."""
+    cores = sorted(os.sched_getaffinity(0) | {_SERVER_CORE, _CLIENT_CORE})
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, set(cores))
+
+
+def servers(package: Path, fastapi: Path | None) -> list[Server]:
+    """All that are compared, the base first."""
+    bento = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
+    quick = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--host", "127.0.0.1", "--port", "{port}"]
+    stream = {"stream": True}
+    listed = [
+        Server(_BASE, [*bento, "bento:Service"], "/generate", env={"TRACED": "yes"}),
+        Server(f"{_BASE}, spans left out", [*bento, "bento:Service"], "/generate", env={"TRACED": "no"}),
+        Server(_OURS_BENTO, [*bento, "ours:Service"], "/predict", stream, {"PACKAGE": str(package)}, 2),
+        Server(_LEAST, [sys.executable, "-m", "uvicorn", "raw:app", *quick], "/generate"),
+        Server(
+            _OURS,
+            [sys.executable, "-m", "packager.runtime", "serve", str(package), "--port", "{port}"],
+            "/predict",
+            stream,
+            extra=2,
+        ),
+        Server(_CEILING, [sys.executable, "blast.py", "{port}", "{events}"], "/"),
+    ]
+    if fastapi is not None:
+        listed.insert(2, Server("FastAPI, pydantic", [str(fastapi), "-m", "uvicorn", "fast:app", *quick], "/generate"))
+    return listed
+
+
+def make_package(folder: Path, slots: int) -> Path:
+    """As little of a package as the runtime needs: its manifest."""
+    serving = ServingManifest("bentoml", "packager", 3000, slots, slots, 10)
+    manifest = Manifest("bench", "0", EngineManifest("echo", "1", {}), None, serving)
+    path = folder / MANIFEST_PATH
+    path.parent.mkdir(parents=True)
+    path.write_bytes(manifest.to_bytes())
+    return folder
+
+
+def fastapi_python(folder: Path) -> Path | None:
+    """An environment with FastAPI; None when it cannot be had."""
+    packages = ["fastapi", "uvicorn", "uvloop", "httptools", "orjson"]
+    python = folder / "bin/python"
+    uv = [sys.executable, "-m", "uv"]
+    try:
+        run([*uv, "venv", "--quiet", "--python", sys.executable, folder])
+        run([*uv, "pip", "install", "--quiet", "--python", python, *packages])
+    except BenchmarkError as error:
+        print(f"no FastAPI: {error}", file=sys.stderr)
+        return None
+    return python
+
+
+def report(runs: Sequence[Running]) -> str:
+    """The table, ratios first."""
+    by_name = {each.server.name: each.results for each in runs}
+    base, least = by_name[_BASE], by_name[_LEAST]
+    rows = []
+    for name, results in by_name.items():
+        median = statistics.median(results.per_core)
+        added = (statistics.median(results.first) - statistics.median(least.first)) * 1000
+        rows.append(
+            [
+                name,
+                ratio(median, statistics.median(base.per_core)),
+                _spread([one / other for one, other in zip(results.per_core, base.per_core, strict=True)], ".1f"),
+                f"{_spread([each / 1000 for each in results.per_core], '.0f')} k",
+                f"{added:+.2f} ms",
+                f"{statistics.median(results.by_clock) / 1000:.0f} k",
+                f"{statistics.median(results.client_busy):.0%}",
+            ]
+        )
+    head = ["server", "ratio", "ratios of rounds", "tokens/s/core", "first token", "tokens/s by clock", "client busy"]
+    return table(head, rows)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=256, help="of one answer")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one server in one round")
+    parser.add_argument("--solo", type=int, default=20, help="answers a round, alone, for the time to the first token")
+    parser.add_argument("--only", default="", help="servers whose names hold this text, and those they are compared to")
+    parser.add_argument("--no-fastapi", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single round there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _arguments()
+    if len(os.sched_getaffinity(0)) < 2:
+        raise SystemExit("two cores are needed")
+    load = Load(options.streams, options.tokens, options.seconds, options.solo)
+    facts = machine()
+    with tempfile.TemporaryDirectory(prefix="packager-bench-") as name, ExitStack() as stack:
+        work = Path(name)
+        fastapi = None if options.no_fastapi else fastapi_python(work / "fastapi")
+        runs = []
+        for server in servers(make_package(work / "package", load.streams), fastapi):
+            if options.only in server.name or server.name in (_BASE, _LEAST):
+                runs.append(Running(server, work, load))
+                stack.callback(runs[-1].stop)
+        stack.enter_context(pinned(_CLIENT_CORE))
+        for each in runs:
+            each.wait_ready()
+            run_streams(each.port, each.question, each.events, load.streams, 0.5)  # warm
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+            for each in runs:
+                each.one_round()
+    print(f"{load.streams} streams of {load.tokens} tokens, {options.rounds} rounds, medians (least-most)\n")
+    print(report(runs))
+    print(f"\nMachine: {describe(facts)}")
+    if options.json:
+        rounds = {each.server.name: {n: getattr(each.results, n) for n in Results.__slots__} for each in runs}
+        options.json.write_text(json.dumps({"machine": facts, "rounds": rounds}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
