@@ -4,6 +4,8 @@
 """
 
 import argparse
+import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import click  # noqa: E402
 
+import packager  # noqa: E402
 from packager import environ, errors  # noqa: E402
 from packager.cli import app  # noqa: E402
 from packager.digest import readable_json  # noqa: E402
@@ -143,8 +146,41 @@ The command line prints all of them and exits with 1.
 """
 
 
+def api_page() -> str:
+    """Every public name, with its signature and its docstring."""
+    lines = [
+        NOTE,
+        "",
+        "# From Python",
+        "",
+        "```python",
+        *inspect.cleandoc(packager.__doc__ or "").splitlines(),
+        "```",
+        "",
+    ]
+    for name in packager.__all__:
+        value = getattr(packager, name)
+        lines += [f"## packager.{name}", ""]
+        if not (isinstance(value, type) and issubclass(value, Exception)):
+            lines += ["```python", f"{name}{signature_text(value)}", "```", ""]
+        lines += [inspect.getdoc(value) or "", ""]
+    return "\n".join(lines)
+
+
+def signature_text(value: Any) -> str:
+    """The signature as it is written, without the default objects' own text, which may hold addresses."""
+    signature = inspect.signature(value)
+    shown = [
+        parameter if parameter.default is parameter.empty else parameter.replace(default=Ellipsis)
+        for parameter in signature.parameters.values()
+    ]
+    # No module paths: they are long, and differ between Pythons (`pathlib._local.Path`).
+    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", str(signature.replace(parameters=shown))).replace("Ellipsis", "...")
+
+
 def pages() -> dict[str, bytes]:
     return {
+        "api.md": api_page().encode(),
         "cli.md": cli_page().encode(),
         "environment.md": environment_page().encode(),
         "errors.md": errors_page().encode(),
