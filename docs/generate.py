@@ -148,16 +148,7 @@ The command line prints all of them and exits with 1.
 
 def api_page() -> str:
     """Every public name, with its signature and its docstring."""
-    lines = [
-        NOTE,
-        "",
-        "# From Python",
-        "",
-        "```python",
-        *inspect.cleandoc(packager.__doc__ or "").splitlines(),
-        "```",
-        "",
-    ]
+    lines = [NOTE, "", "# From Python", "", inspect.cleandoc(packager.__doc__ or ""), ""]
     for name in packager.__all__:
         value = getattr(packager, name)
         lines += [f"## packager.{name}", ""]
