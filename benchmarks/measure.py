@@ -170,7 +170,7 @@ def ratio(theirs: float | None, ours: float | None) -> str:
     if not ours:
         return "∞"
     times = theirs / ours
-    return f"{times:.0f}x" if times >= 10 else f"{times:.1f}x" if times >= 1 else f"{times:.2f}x"
+    return f"{times:.0f}x" if times >= 10 else f"{times:.1f}x" if times >= 1 else f"{times:.2g}x"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
