@@ -63,7 +63,7 @@ def readme(spec: ModelSpec, manifest: Manifest) -> str:
     weights = manifest.weights
     system = " ".join(system_packages(spec))
     libraries = (
-        f"\nOn a machine that lacks them, first `apt-get install {system}`; the image has them.\n" if system else ""
+        f"\nOn Debian and Ubuntu that takes `apt-get install {system}`, too; the image has it.\n" if system else ""
     )
     size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
     return f"""\
