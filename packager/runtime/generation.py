@@ -7,12 +7,14 @@ whether or not anybody reads.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from ..errors import EngineError, PackagerError
 from .admission import Ticket
 from .engine import Delta, Engine, FinishReason, GenerationRequest, Usage
 from .metrics import Metrics
+from .turns import Turns
 
 MOST_WAITING = 256
 """Deltas a slow reader may fall behind before the engine's stream is no longer read."""
@@ -20,31 +22,34 @@ ABORT_GRACE = 5.0
 """Seconds an engine has to end an aborted stream before the stream is closed under it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the generations of one engine share; `on_end` is called with each one that has ended."""
+
+    engine: Engine
+    metrics: Metrics
+    turns: Turns
+    on_end: Callable[["Generation"], None]
+
+
 class Generation:
     """A stream of Deltas with an owner. Lives on the engine's event loop."""
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        engine: Engine,
-        ticket: Ticket,
-        metrics: Metrics,
-        on_end: Callable[["Generation"], None],
-    ) -> None:
+    def __init__(self, request: GenerationRequest, ticket: Ticket, source: Source) -> None:
         self.request = request
         self.outcome: FinishReason | None = None
         self.usage: Usage | None = None
         self.queue_seconds = 0.0
-        self._engine = engine
+        self._source = source
         self._ticket = ticket
-        self._metrics = metrics
-        self._on_end = on_end
         self._arrived = monotonic()
         self._last_token = 0.0
         self._deltas: list[Delta] = []
         self._error: PackagerError | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        self._told = False
+        self._flows = False
         self._room = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         # A callback and not a `finally`: a task cancelled before its first step runs none of its code.
@@ -53,13 +58,15 @@ class Generation:
     async def batch(self) -> list[Delta]:
         """Every Delta that waits, at least one; an empty list when the stream has ended.
 
+        The first one is given at once, later ones after a few turns of the event loop (turns.py).
         Raises the stream's failure, after the Deltas that came before it.
         """
-        await self._news.wait()
+        while not self._deltas and not self._over:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         if self._deltas:
             batch, self._deltas = self._deltas, []
-            if self.outcome is None and self._error is None:
-                self._news.clear()
+            self._told = False
             self._room.set()
             return batch
         if self._error is not None:
@@ -70,6 +77,10 @@ class Generation:
         while batch := await self.batch():
             for delta in batch:
                 yield delta
+
+    @property
+    def _over(self) -> bool:
+        return self.outcome is not None or self._error is not None
 
     @property
     def error(self) -> PackagerError | None:
@@ -90,7 +101,7 @@ class Generation:
         """End it early with an error, which the reader gets at once."""
         if not self._task.done() and self._error is None:
             self._error = error
-            self._news.set()
+            self._wake()
             self.abort()
 
     async def closed(self) -> None:
@@ -99,7 +110,7 @@ class Generation:
 
     async def _end(self) -> None:
         try:
-            await self._engine.abort(self.request.id)
+            await self._source.engine.abort(self.request.id)
             await asyncio.wait({self._task}, timeout=ABORT_GRACE)
         finally:
             self._task.cancel()
@@ -107,8 +118,8 @@ class Generation:
     async def _run(self) -> None:
         await self._ticket.granted()
         self.queue_seconds = monotonic() - self._arrived
-        self._metrics.queue_wait.observe(self.queue_seconds)
-        async for delta in self._engine.stream(self.request):
+        self._source.metrics.queue_wait.observe(self.queue_seconds)
+        async for delta in self._source.engine.stream(self.request):
             self._take(delta)
             while len(self._deltas) >= MOST_WAITING and self._ending is None:
                 self._room.clear()
@@ -117,24 +128,41 @@ class Generation:
             raise EngineError("the engine ended the stream without saying why")
 
     def _take(self, delta: Delta) -> None:
-        if delta.tokens:
-            self._count(delta.tokens)
-        if delta.finish_reason == "error":
+        _, tokens, reason, usage = delta
+        if tokens:
+            self._count(tokens)
+        if reason == "error":
             raise EngineError("the engine ended the stream with an error")
-        if delta.finish_reason is not None:
-            self.outcome, self.usage = delta.finish_reason, delta.usage or Usage(0, 0)
-        if self._error is None and (self._ending is None or delta.finish_reason is not None):
-            self._deltas.append(delta)
-            self._news.set()
+        if reason is not None:
+            self.outcome, self.usage = reason, usage or Usage(0, 0)
+        if self._error is not None or (self._ending is not None and reason is None):
+            return
+        self._deltas.append(delta)
+        if reason is not None:
+            self._wake()
+        elif not self._told:
+            self._told = True
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._flows:
+            self._source.turns.after(self._wake)
+        else:
+            self._flows = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def _count(self, tokens: int) -> None:
-        now = monotonic()
+        now, metrics = monotonic(), self._source.metrics
         if self._last_token:
-            self._metrics.token_gap.observe(now - self._last_token)
+            metrics.token_gap.observe(now - self._last_token)
         else:
-            self._metrics.first_token.observe(now - self._arrived)
+            metrics.first_token.observe(now - self._arrived)
         self._last_token = now
-        self._metrics.generated_tokens += tokens
+        metrics.generated_tokens += tokens
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """However it ended: the slot is free, the reader wakes, the outcome is counted."""
@@ -148,9 +176,9 @@ class Generation:
             self.outcome = "abort"
             self._deltas.append(Delta("", 0, "abort", self.usage or Usage(0, 0)))
         if self.usage is not None:
-            self._metrics.prompt_tokens += self.usage.prompt_tokens
-        self._news.set()
-        self._on_end(self)
+            self._source.metrics.prompt_tokens += self.usage.prompt_tokens
+        self._wake()
+        self._source.on_end(self)
 
 
 def _translated(failure: BaseException) -> PackagerError:

@@ -83,5 +83,5 @@ async def stream_events(exchange: Exchange, generation: Generation, shape: Event
 
 
 def _events(batch: list[Delta], shape: EventShape) -> bytes:
-    before, after, dumps = shape.before, shape.after, orjson.dumps
-    return b"".join([before + dumps(delta.text) + after for delta in batch if delta.text])
+    texts = [orjson.dumps(delta.text) for delta in batch if delta.text]
+    return shape.before + (shape.after + shape.before).join(texts) + shape.after if texts else b""

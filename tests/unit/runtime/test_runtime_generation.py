@@ -7,8 +7,9 @@ from packager.errors import EngineError, UnavailableError
 from packager.runtime import generation as generation_module
 from packager.runtime.admission import Admission
 from packager.runtime.engine import Delta, GenerationRequest, Usage
-from packager.runtime.generation import MOST_WAITING, Generation
+from packager.runtime.generation import MOST_WAITING, Generation, Source
 from packager.runtime.metrics import Metrics
+from packager.runtime.turns import Turns
 
 END = Delta("", 0, "stop", Usage(3, 2))
 
@@ -19,10 +20,11 @@ class Bench:
     def __init__(self, engine, slots=1, queue=4):
         self.engine, self.admission, self.metrics = engine, Admission(slots, queue), Metrics()
         self.ended = []
+        self.source = Source(engine, self.metrics, Turns(3), self.ended.append)
 
     def start(self, name="r"):
         request = GenerationRequest(name, prompt="p")
-        return Generation(request, self.engine, self.admission.enter(), self.metrics, self.ended.append)
+        return Generation(request, self.admission.enter(), self.source)
 
 
 async def settle():
@@ -42,6 +44,26 @@ async def test_tokens_come_as_they_are_given_and_all_that_wait_at_once():
     assert (generation.outcome, generation.usage) == ("stop", Usage(3, 2))
     assert bench.metrics.generated_tokens == 3
     assert bench.metrics.prompt_tokens == 3
+
+
+async def test_the_first_token_waits_for_no_other_and_later_ones_do():
+    bench = Bench(HeldEngine())
+    generation = bench.start()
+    batches = []
+
+    async def read():
+        while batch := await generation.batch():
+            batches.append("".join(delta.text for delta in batch))
+
+    reader = asyncio.create_task(read())
+    await settle()
+    for text in "abc":
+        bench.engine.give("r", Delta(text))
+        await asyncio.sleep(0)
+    await settle()
+    assert batches == ["a", "bc"]
+    generation.abort()
+    await reader
 
 
 async def test_the_slot_is_free_when_the_engine_ends_though_nobody_reads():
