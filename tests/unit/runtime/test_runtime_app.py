@@ -152,7 +152,7 @@ def test_bad_requests(server, method, path, body, status, message):
 def test_a_declared_body_that_is_too_large_is_refused_unread(server):
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 300000000\r\n\r\n")
-        assert connection.makefile("rb").readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+        assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 413 ")  # Python 3.13 has other words for it
 
 
 def test_a_chunked_body_that_is_too_large_is_cut_off(server):
