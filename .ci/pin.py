@@ -16,6 +16,7 @@ EXTRAS = ["--extra", "serve", "--extra", "bentoml", "--extra", "llama_cpp"]
 def main() -> None:
     pin("core", [])
     pin("dev", [*EXTRAS, "--constraint", "requirements/core.txt"])
+    pin("truss", ["--extra", "serve", "--extra", "llama_cpp"])
 
 
 def pin(name: str, more: list[str]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from fakes.bases import make_base
+from fakes.debs import describe, make_deb
 from fakes.registry import FakeRegistry, Fault
 from fakes.wheels import make_wheel
 from packaging.requirements import Requirement
@@ -34,9 +35,6 @@ from packager.recipes import RECIPES
 from packager.recipes.servers import REQUIREMENTS
 from packager.spec.load import load_spec
 from packager.store import Store
-
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "debian"))
-from debian_fakes import describe, make_deb
 
 PROJECTS = Path(__file__).parents[1] / "projects"
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from debian_fakes import make_ar, make_deb, make_tar
+from fakes.debs import make_ar, make_deb, make_tar
 
 from packager.debian.archive import control_fields, read_deb
 from packager.errors import ImageError, IntegrityError

@@ -1,5 +1,5 @@
 import pytest
-from debian_fakes import RELEASE, describe
+from fakes.debs import RELEASE, describe
 
 from packager.debian import python_facts
 from packager.debian.entries import directory, plain_file

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from debian_fakes import FakeApt, describe
+from fakes.debs import FakeApt, describe
 
 from packager.command import Completed
 from packager.debian import fetch_packages

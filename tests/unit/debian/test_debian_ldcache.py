@@ -2,7 +2,7 @@ import shutil
 import subprocess
 
 import pytest
-from debian_fakes import make_elf
+from fakes.debs import make_elf
 
 from packager.debian.entries import plain_file, symlink
 from packager.debian.ldcache import compare_names, write_cache

@@ -1,7 +1,7 @@
 import platform
 
 import pytest
-from debian_fakes import RELEASE, FakeApt
+from fakes.debs import RELEASE, FakeApt
 
 from packager.command import Completed
 from packager.debian import DebianPackage, resolve_packages

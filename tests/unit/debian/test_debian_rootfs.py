@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from debian_fakes import RELEASE, make_deb, make_elf, write_debs
+from fakes.debs import RELEASE, make_deb, make_elf, write_debs
 
 from packager.debian import ROOTFS_FORMAT, build_rootfs
 from packager.errors import ImageError

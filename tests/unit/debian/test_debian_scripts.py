@@ -3,7 +3,7 @@ import re
 from importlib.resources import files
 
 import pytest
-from debian_fakes import describe
+from fakes.debs import describe
 
 from packager.debian.actions import Alternative
 from packager.debian.scripts import judge_scripts, reviews, script_hash
