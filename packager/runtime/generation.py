@@ -131,20 +131,24 @@ class Generation:
         _, tokens, reason, usage = delta
         if tokens:
             self._count(tokens)
+        if reason is not None:
+            self._finish(delta, reason, usage)
+        elif self._error is None and self._ending is None:
+            self._deltas.append(delta)
+            if not self._told:
+                self._tell()
+
+    def _finish(self, delta: Delta, reason: FinishReason, usage: Usage | None) -> None:
         if reason == "error":
             raise EngineError("the engine ended the stream with an error")
-        if reason is not None:
-            self.outcome, self.usage = reason, usage or Usage(0, 0)
-        if self._error is not None or (self._ending is not None and reason is None):
-            return
-        self._deltas.append(delta)
-        if reason is not None:
+        self.outcome, self.usage = reason, usage or Usage(0, 0)
+        if self._error is None:
+            self._deltas.append(delta)
             self._wake()
-        elif not self._told:
-            self._told = True
-            self._tell()
 
     def _tell(self) -> None:
+        """Let the reader know that something waits: at once for the first token, else with what a few turns bring."""
+        self._told = True
         if self._flows:
             self._source.turns.after(self._wake)
         else:

@@ -22,7 +22,7 @@ from .turns import Turns
 State = Literal["loading", "ready", "draining", "dead", "failed", "stopped"]
 Loader = Callable[[], Awaitable[tuple[Engine, EngineFacts]]]
 _HEALTH_SECONDS = 0.5
-_TURNS = 8
+_TURNS = 16
 """Turns of the event loop that a streamed token may wait for the next ones. At 8 an engine that is faster than the
 server has most of what there is to save; 16 saved nothing more that could be measured."""
 

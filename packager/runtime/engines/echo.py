@@ -58,7 +58,8 @@ class EchoEngine:
             stop, written = StopText(request.sampling.stop), 0
             reason: FinishReason = "length" if limit < len(words) else "stop"
             for word in words[:limit]:
-                await self._step(aborted, written)
+                await (self._delay(aborted) if self._options.delay_ms else asyncio.sleep(0))
+                self._check(written)
                 if aborted.is_set():
                     reason = "abort"
                     break
@@ -72,13 +73,12 @@ class EchoEngine:
         finally:
             del self._open[request.id]
 
-    async def _step(self, aborted: asyncio.Event, written: int) -> None:
-        """The work of one token: wait, be aborted, or fail."""
-        if self._options.delay_ms:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(aborted.wait(), self._options.delay_ms / 1000)
-        else:
-            await asyncio.sleep(0)
+    async def _delay(self, aborted: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(aborted.wait(), self._options.delay_ms / 1000)
+
+    def _check(self, written: int) -> None:
+        """Fail when it must."""
         if self._reason:
             raise EngineError(self._reason)
         if written == self._options.fail_after:

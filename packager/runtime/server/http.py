@@ -116,7 +116,7 @@ class Exchange:
 def parse_json(body: bytes) -> Any:
     """Strict JSON: UTF-8, no duplicate keys, no NaN, no nesting beyond the interpreter's. Raises RequestError."""
     try:
-        return json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return _DECODER.decode(body.decode())
     except UnicodeDecodeError:
         raise RequestError("the body is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -179,3 +179,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
