@@ -83,9 +83,10 @@ class Ours:
         shutil.rmtree(self.cache / "memo", ignore_errors=True)
         shutil.rmtree(self.dist, ignore_errors=True)
 
-    def build(self, step: str, source: Path, *more: str, **env: str) -> None:
-        argv = packager("build", source, "--output", self.dist, "--quiet", *(more or ("--no-docker",)))
-        self.side.steps[step].runs.append(measure(argv, env={**self.env, **env})[0])
+    def build(self, step: str, source: Path, into: Engine | None = None) -> None:
+        argv = packager("build", source, "--output", self.dist, "--quiet", "--docker" if into else "--no-docker")
+        env = {**self.env, "DOCKER_HOST": into.host} if into else self.env
+        self.side.steps[step].runs.append(measure(argv, env=env, others=into.cpu if into else None)[0])
 
     def edit(self) -> None:
         self._number += 1
@@ -160,9 +161,8 @@ def one_round(work: Path, ours: Ours, docker: Docker | None) -> str:
         left_out = one if isinstance(one, str) else ""
     if docker is not None:
         ours.forget()
-        client = docker.engine
-        ours.build("loaded", ours.spec, "--docker", DOCKER_HOST=client.host, PATH=client.env.get("PATH", ""))
-        client("rmi", "--force", f"{ours.package.name}:latest")
+        ours.build("loaded", ours.spec, docker.engine)
+        docker.engine("rmi", "--force", f"{ours.package.name}:latest")
     return left_out
 
 
