@@ -1,12 +1,13 @@
 """Paths that two wheels claim with different bytes, and which wheel gets them (pure).
 
 pip and uv let the last writer win, in an order that nobody chose; here the winner is a rule and stands
-in the lock. The rule: the lexically last canonical name. It needs nothing but the names, it is the same
-for every path, so layers can always be ordered by it, and where one name extends another (`torch` and
-`torch-patches`) the more special wheel wins.
+in the lock. The rule: of two wheels the one whose name more of the contested paths bear (`cuda/bindings/...`
+bears the name of cuda-bindings: an old cuda-python that still brings it must not replace it), else the
+lexically last name. It ranks wheels once for all paths, so layers can always be ordered by it.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,12 +36,16 @@ def find_contests(installed: Mapping[str, Sequence[InstalledFile]]) -> tuple[Con
         for file in files:
             claims.setdefault(file.path, {})[name] = file
     _refuse_folders(claims)
+    contested = {
+        path: sorted(claims[path])
+        for path in sorted(claims, key=str.encode)
+        if len(claims[path]) > 1 and len({_identity(file) for file in claims[path].values()}) > 1
+    }
+    borne = Counter(name for path, names in contested.items() for name in names if _bears(path, name))
     contests = []
-    for path in sorted(claims, key=str.encode):
-        claimed = claims[path]
-        if len(claimed) > 1 and len({_identity(file) for file in claimed.values()}) > 1:
-            *losers, winner = sorted(claimed)
-            contests.append(Contest(path, winner, tuple(losers)))
+    for path, names in contested.items():
+        winner = max(names, key=lambda name: (borne[name], name))
+        contests.append(Contest(path, winner, tuple(name for name in names if name != winner)))
     return tuple(contests)
 
 
@@ -61,6 +66,11 @@ def order_layers(names: Sequence[str], contests: Iterable[Contest]) -> tuple[str
             raise ImageError(f"no order of layers lets every winner lie above its losers: {stuck}")
         ordered[ready] = None
     return tuple(ordered)
+
+
+def _bears(path: str, name: str) -> bool:
+    """Whether folders of `path` spell the name: `.../cuda/bindings/x.so` and `.../cuda_bindings/x.so`, cuda-bindings."""
+    return f"-{name}-" in f"-{path}".replace("/", "-").replace("_", "-")
 
 
 def _identity(file: InstalledFile) -> tuple[int, int, int]:

@@ -25,6 +25,21 @@ def test_different_bytes_on_one_path_are_a_contest(tmp_path: Path, facts: BaseFa
         assert find_contests({name: installed[name] for name in order}) == expected
 
 
+def test_the_wheel_whose_name_the_paths_bear_wins(tmp_path: Path, facts: BaseFacts) -> None:
+    """As in vLLM's closure: an old cuda-python still brings what is cuda-bindings' today."""
+    old = {"cuda/bindings/driver.py": b"12", "cuda/bindings/nvrtc.py": b"12", "notes.txt": b"old"}
+    new = {"cuda/bindings/driver.py": b"13", "cuda/bindings/nvrtc.py": b"13", "notes.txt": b"new"}
+    installed = {
+        "cuda-python": read_wheel(make_wheel(tmp_path, "cuda-python", files=old), facts),
+        "cuda-bindings": read_wheel(make_wheel(tmp_path, "cuda-bindings", files=new), facts),
+    }
+    contests = find_contests(installed)
+    # One rank for all paths: the path that bears no name goes with the others, and layers can be ordered.
+    assert {contest.winner for contest in contests} == {"cuda-bindings"}
+    assert len(contests) == 3
+    assert order_layers(["cuda-bindings", "cuda-python"], contests) == ("cuda-python", "cuda-bindings")
+
+
 def test_the_same_bytes_are_none_however_they_are_packed(tmp_path: Path, facts: BaseFacts) -> None:
     stored = make_wheel(tmp_path, "a", "1.0", {"x.py": Entry(b"x" * 99, method=0)})
     deflated = make_wheel(tmp_path, "b", "1.0", {"x.py": b"x" * 99})
