@@ -7,6 +7,7 @@ imports nothing of packager's host side and needs no engine until one is started
     engine.py      the Engine Protocol and its values; engines/ has one adapter a file
     admission.py   how many requests run and wait
     generation.py  one request's life: queue, slot, stream, abort
+    turns.py       how long a token waits for the next ones: turns of the event loop
     supervise.py   the engine's life: loading, ready, draining, dead, failed
     model.py       Truss's Model and the Python API, over one async core
     server/        one ASGI app; serve.py runs it, server/bento.py mounts it in BentoML

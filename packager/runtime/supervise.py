@@ -23,8 +23,8 @@ State = Literal["loading", "ready", "draining", "dead", "failed", "stopped"]
 Loader = Callable[[], Awaitable[tuple[Engine, EngineFacts]]]
 _HEALTH_SECONDS = 0.5
 _TURNS = 16
-"""Turns of the event loop that a streamed token may wait for the next ones. At 8 an engine that is faster than the
-server has most of what there is to save; 16 saved nothing more that could be measured."""
+"""Turns of the event loop that a streamed token may wait for the next ones. Measured with 64 streams of an engine that
+is faster than the server: 16 gave a sixth more tokens for the same processor time than 8, 32 nothing certain over 16."""
 
 
 class Supervisor:

@@ -1,7 +1,7 @@
 """A Generation as server-sent events.
 
 All but the token is encoded once a request: an event costs two concatenations and the
-escaping of its token. Tokens that wait already go out in one write; nothing waits for more.
+escaping of its token. Tokens that wait already go out in one write, each as an event of its own.
 """
 
 from collections.abc import Callable
