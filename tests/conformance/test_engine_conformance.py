@@ -90,6 +90,15 @@ async def test_facts_say_what_was_started(adapter: Engine, case: Case) -> None:
     await adapter.stop()
 
 
+async def test_started_and_stopped_at_once_it_ends(case: Case, weights_files: dict[str, Path | None]) -> None:
+    """An engine whose own threads are still starting must not wait for them for ever."""
+    for _ in range(10):
+        adapter = open_engine(case.kind, make_setup(weights_files[case.weights], **case.options))
+        await adapter.start()
+        async with asyncio.timeout(30):
+            await adapter.stop()
+
+
 async def test_only_the_last_delta_has_reason_and_usage(engine: Engine) -> None:
     *before, last = await read(engine, ask())
     assert len(before) >= 2

@@ -28,7 +28,16 @@ import orjson
 import xllamacpp
 
 from ...errors import ContextLengthError, EngineError, LoadError, PackagerError, RequestError
-from ..engine import Delta, EngineFacts, EngineHealth, EngineSetup, FinishReason, GenerationRequest, Usage
+from ..engine import (
+    Delta,
+    EngineFacts,
+    EngineHealth,
+    EngineSetup,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    Usage,
+)
 from ..stops import StopText
 from ..threads import in_daemon_thread
 from . import read_options
@@ -85,8 +94,10 @@ class LlamaCppEngine:
                 raise LoadError(
                     "the path is too long for a Unix socket", where=socket, mend="set TMPDIR to a shorter folder"
                 )
-            return xllamacpp.Server(self._parameters(path, context, socket))
-        except (RuntimeError, ValueError) as error:
+            server = xllamacpp.Server(self._parameters(path, context, socket))
+            _write_one_token(server)
+            return server
+        except (RuntimeError, ValueError, EngineError) as error:
             raise LoadError(
                 f"llama.cpp cannot load the model (its own reason stands above, on standard error): {error}",
                 where=str(path),
@@ -164,10 +175,10 @@ class LlamaCppEngine:
         for call in self._calls.values():
             call.cancelled = True
             call.failure = EngineError(self._reason)
-        server, self._server = self._server, None
+        last_reference, self._server = [self._server], None
         await in_daemon_thread(self._pool.shutdown)
-        if server is not None:
-            del server  # the library stops its threads when the last reference goes
+        # The library stops its threads when the last reference goes: in a thread of ours, not in the event loop's.
+        await in_daemon_thread(last_reference.clear)
 
     def health(self) -> EngineHealth:
         return EngineHealth(not self._reason, self._reason)
@@ -275,6 +286,21 @@ async def _finished(work: "Future[None]") -> None:
         await asyncio.wrap_future(work)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise EngineError(f"llama.cpp failed: {error}") from error
+
+
+def _write_one_token(server: Any) -> None:
+    """Prove that the model computes, and that the library's loop runs.
+
+    The loop starts in a thread of the library's own, some time after the constructor returned; a server that is
+    dropped before that waits for its end for ever (seen on an idle machine within four tries).
+    """
+    chunks: list[str | None] = []
+    body = orjson.dumps(_body(GenerationRequest("", prompt=" ", sampling=SamplingParams(max_tokens=1)))).decode()
+    server.handle_completions(body, chunks.append)
+    reader = _Reader("prompt")
+    for chunk in filter(None, chunks):
+        reader.read(chunk)
+    reader.end(cancelled=False)
 
 
 def _body(request: GenerationRequest) -> dict[str, Any]:
