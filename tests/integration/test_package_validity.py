@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 from conftest import free_port, missing, wait_for_port
@@ -117,7 +118,11 @@ def served(
             yield client, process
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            # BentoML's workers are in sessions of their own: a group's signal does not reach them.
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
             process.wait()
 
 
