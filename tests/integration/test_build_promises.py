@@ -6,6 +6,7 @@ The echo example is built for each: it has everything but weights. `hello` has i
 import hashlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -82,7 +83,12 @@ def test_two_builds_anywhere_give_the_same_bytes(locked: Path, shared_cache: Pat
 
 def test_an_offline_build_needs_no_program_and_no_network(locked: Path, shared_cache: Path, tmp_path: Path) -> None:
     spec = copy_spec(locked, tmp_path / "spec")
-    env = {"PATH": "/nonexistent", "PIP_INDEX_URL": "http://127.0.0.1:9/", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/"}
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    dpkg = shutil.which("dpkg-deb")
+    if dpkg and platform.freedesktop_os_release()["ID"] == "ubuntu":
+        (programs / "dpkg-deb").symlink_to(dpkg)  # Ubuntu's packages are zstd, which Python knows from 3.14 on
+    env = {"PATH": str(programs), "PIP_INDEX_URL": "http://127.0.0.1:9/", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/"}
     build(spec, "--offline", cwd=spec, cache=shared_cache, env=env)
 
 
