@@ -24,6 +24,7 @@ format: dev
 
 bench: dev  ## the numbers of README and docs, as ratios in one run
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/serving.py
 
 docs: dev  ## regenerate docs/reference
 	$(BIN)/python docs/generate.py --write
