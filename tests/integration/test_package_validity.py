@@ -13,12 +13,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import yaml
 from conftest import free_port, missing, wait_for_port
@@ -118,12 +117,13 @@ def served(
             yield client, process
     finally:
         if process.poll() is None:
-            # BentoML's workers are in sessions of their own: a group's signal does not reach them.
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for member in family:
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
-            process.wait()
+            # By its own means: BentoML's workers are in sessions of their own, and are started anew when killed.
+            process.terminate()
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def until_ready(client: httpx.Client, path: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
