@@ -20,7 +20,7 @@ from .oci.image import Image
 from .oci.layout import blobs_folder, layout_reference, write_layout
 from .package.output import Output, hold
 from .package.plan import make_manifest, plan_package
-from .package.read import Package, is_package, read_package
+from .package.read import Package, is_package, read_package, visible
 from .package.sources import read_ingredients
 from .package.write import keep_edits, write_package
 from .spec.load import load_spec
@@ -96,17 +96,23 @@ def _finish(package: Package, beside: Path, reference: str, output: Output, tool
 
 def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]:
     """What `build` would do, as plain values. Writes nothing but a lock that is missing or out of date."""
+    if is_package(source):
+        old = read_package(source)
+        return _preview(source, old.files, _old_name(old, options), plan_image(old.manifest, old.lock, old.files))
     file = load_spec(source)
     lock = lock_for(file, tools, locked=options.locked, say=options.say)
     ingredients = read_ingredients(file)
     package = plan_package(file.spec, lock, ingredients)
     manifest = make_manifest(file.spec, lock, ingredients.version)
+    files = visible(package.files)
+    plan = plan_image(manifest, lock, files)
+    return _preview(options.output / package.name, files, image_name(file.spec, options), plan)
+
+
+def _preview(folder: Path, files: tuple[str, ...], reference: str, plan: ImagePlan) -> dict[str, Any]:
     return {
-        "package": {"folder": str(options.output / package.name), "files": sorted(package.files)},
-        "image": {
-            "reference": image_name(file.spec, options),
-            **asdict(plan_image(manifest, lock, tuple(package.files))),
-        },
+        "package": {"folder": str(folder), "files": list(files)},
+        "image": {"reference": reference, **asdict(plan)},
     }
 
 

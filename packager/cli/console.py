@@ -10,7 +10,7 @@ from ..digest import readable_json
 from ..errors import PackagerError, Problem
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_RED, _YELLOW, _CYAN = 31, 33, 36
+_RED, _CYAN = 31, 36
 
 
 @dataclass(slots=True)
@@ -32,10 +32,6 @@ class Console:
         """What a person may like to know."""
         if not self.quiet:
             print(_harmless(text), file=sys.stderr)
-
-    def warn(self, text: str) -> None:
-        """What a person must know although the command goes on."""
-        print(f"{_painted('warning', _YELLOW)}: {_harmless(text)}", file=sys.stderr)
 
     def failure(self, error: PackagerError) -> None:
         """Every problem of a failed command, each with its place and what to do."""

@@ -1,5 +1,6 @@
 """Reads a package folder back: what `packager build FOLDER`, `serve` and `inspect` start from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,14 @@ def read_package(folder: Path) -> Package:
         data = lock_path.read_bytes()
     except OSError as error:
         raise LockError(f"the package's lock cannot be read: {error.strerror}", where=str(lock_path)) from error
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    kept = sorted(path.as_posix() for path in files if not any(_hidden(part) for part in path.parts))
-    return Package(folder, manifest, parse_lock(data, where=str(lock_path)), tuple(kept))
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return Package(folder, manifest, parse_lock(data, where=str(lock_path)), visible(files))
+
+
+def visible(paths: Iterable[str]) -> tuple[str, ...]:
+    """The paths, sorted, without what people keep out of sight (.git, .env, .netrc): it must never reach an image."""
+    return tuple(sorted(path for path in paths if not any(_hidden(part) for part in path.split("/"))))
 
 
 def _hidden(part: str) -> bool:
-    # What people keep out of sight (.git, .env, .netrc) must never reach an image.
     return part.startswith(".") or part == "__pycache__"

@@ -1,6 +1,6 @@
 """The two files of a package that are prose or a program for others: README.md and Dockerfile.
 
-Every value that reaches them passed the spec's grammar: no newline, no quote, no shell.
+Every value that reaches them passed the spec's grammar (no line breaks), and is quoted where it is free text.
 """
 
 import json

@@ -191,3 +191,15 @@ def test_an_edit_uploads_less_than_a_megabyte(locked: Path, shared_cache: Path, 
 
     assert json.loads(second.stdout)["uploaded_bytes"] < 1_000_000
     assert json.loads(first.stdout)["uploaded_bytes"] > 10_000_000
+
+
+def test_a_dry_run_shows_the_plan_of_a_spec_and_of_a_package(locked: Path, shared_cache: Path, tmp_path: Path) -> None:
+    spec = copy_spec(locked, tmp_path / "spec")
+    asked = packager("build", spec, "--dry-run", cwd=spec, cache=shared_cache)
+    assert not (spec / "dist").exists()
+    build(spec, cwd=spec, cache=shared_cache)
+    again = packager("build", "dist/echo", "--dry-run", cwd=spec, cache=shared_cache)
+    one, two = json.loads(asked.stdout)["image"], json.loads(again.stdout)["image"]
+    assert one["wheels"] == two["wheels"]
+    assert one["config"] == two["config"]
+    assert one["package"] == two["package"]
