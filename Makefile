@@ -3,15 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # What bootstrap.py found missing on this machine and unpacked from a Debian package (libgomp.so.1), without root.
-demo test: export LD_LIBRARY_PATH := $(CURDIR)/.venv/lib/system$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+demo test engines: export LD_LIBRARY_PATH := $(CURDIR)/.venv/lib/system$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 
-.PHONY: demo test lint format bench docs requirements core dev clean docker-base
+.PHONY: demo test engines lint format bench docs requirements core dev clean docker-base
 
 demo: core  ## build examples/hello, serve it with bentoml, stream an answer
 	@$(BIN)/python examples/demo.py
 
 test: dev lint  ## every test this machine can run; says what it skipped and why
 	@$(BIN)/python -m pytest
+	@$(BIN)/python .ci/engines.py test
+
+engines: dev  ## an environment for each engine, in which `make test` runs the conformance suite too
+	@$(BIN)/python .ci/engines.py make
 
 lint: dev
 	@$(BIN)/ruff check --quiet .
@@ -34,6 +38,7 @@ core dev:
 
 requirements: dev  ## pin again what requirements/*.in ask for
 	@$(BIN)/python .ci/pin.py
+	@$(BIN)/python .ci/engines.py pin
 
 clean:
 	rm -rf .venv .venv-* dist build

@@ -14,18 +14,22 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .digest import readable_json
 from .errors import PackageError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_PATH = "model/manifest.json"
 """Where it lies in a package; Truss copies `model/` with the model's code."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineManifest:
-    """Which adapter drives the model, and its options in the engine's own words."""
+    """Which adapter drives the model, and its options in the engine's own words.
+
+    `quantization` is what the engine does to the weights when it loads them; `none` takes them as they are.
+    """
 
     kind: str
     version: str
     options: Mapping[str, Any]
+    quantization: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,11 @@ class WeightsManifest:
 
 @dataclass(frozen=True, slots=True)
 class ServingManifest:
-    """How requests are admitted. Counts are requests, `drain_seconds` is seconds."""
+    """How requests are admitted and answered. Counts are requests, `*_seconds` seconds, `max_body` bytes.
+
+    A time limit of None is none. `engine_restarts` is how often in an hour an engine that died is started again.
+    `cors_origins` are the origins whose pages may ask; `*` means any.
+    """
 
     server: str
     api: str
@@ -63,6 +71,12 @@ class ServingManifest:
     max_concurrency: int
     max_queue: int
     drain_seconds: int
+    max_body: int = 2 * 1024 * 1024
+    first_token_seconds: int | None = 300
+    token_gap_seconds: int | None = 60
+    total_seconds: int | None = None
+    engine_restarts: int = 3
+    cors_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,7 @@ class ImageManifest:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One packaged model. `chat_template` is a path beside the manifest, or None."""
+    """One packaged model. `chat_template` is a path beside the manifest, or None; `adapters` are LoRA adapters by name."""
 
     name: str
     packager: str
@@ -88,6 +102,7 @@ class Manifest:
     serving: ServingManifest
     chat_template: str | None = None
     image: ImageManifest = field(default_factory=ImageManifest)
+    adapters: Mapping[str, WeightsManifest] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The JSON file's bytes: a pure function of the fields."""

@@ -103,9 +103,9 @@ def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
     return Manifest(
         name=spec.name,
         packager=version,
-        engine=EngineManifest(spec.engine.kind, engine_version(spec), options),
+        engine=EngineManifest(spec.engine.kind, engine_version(spec), options, spec.quantization),
         weights=_weights(spec, lock),
-        serving=ServingManifest(**spec.serving.model_dump(mode="json")),
+        serving=ServingManifest(**spec.serving.model_dump()),
         chat_template=PurePosixPath(CHAT_TEMPLATE).name if template else None,
         image=_image(spec),
     )

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 
-from . import echo, llama_cpp
+from . import ctranslate2, echo, llama_cpp, transformers, vllm
 from .recipe import Recipe
 
 RECIPES: Mapping[str, Recipe] = {
+    "ctranslate2": ctranslate2.RECIPE,
     "echo": echo.RECIPE,
     "llama_cpp": llama_cpp.RECIPE,
+    "transformers": transformers.RECIPE,
+    "vllm": vllm.RECIPE,
 }
 """Every engine of the spec has its recipe here (tests/unit/recipes compares the two)."""

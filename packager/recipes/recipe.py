@@ -11,7 +11,9 @@ class Recipe:
     `distribution` is its Python distribution, or None when the engine ships with the runtime.
     `default_version` is the version packager was tested with; a spec may pin another.
     `plugins` maps a quantization to the further requirements it needs.
-    `weights` are the file name endings the engine opens; empty when it takes no weights.
+    `companions` are further requirements it always has.
+    `weights` are the file name endings the engine opens; empty when it takes no weights. With `folder` it opens
+    the folder that such a file lies in, and needs one at the top.
     `most_requests` is how many requests the engine can run at once, where it has a limit.
     `system_packages` are Debian packages the engine loads at run time.
     """
@@ -24,9 +26,16 @@ class Recipe:
     most_requests: int | None = None
     system_packages: tuple[str, ...] = ()
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    companions: tuple[str, ...] = ()
+    folder: bool = False
 
     def entry(self, paths: Sequence[str], chosen: str | None) -> str | None:
-        """The weights file that the engine opens: `chosen`, else the only one it can open; None when neither is."""
+        """What of the weights the engine opens: `chosen`, else the only file it can open (`.`: the whole folder).
+
+        None when there is no such file, or several.
+        """
+        if self.folder:
+            return chosen or ("." if any(path in self.weights for path in paths) else None)
         fitting = [path for path in paths if path.endswith(self.weights)]
         return chosen or (fitting[0] if len(fitting) == 1 else None)
 
@@ -34,4 +43,5 @@ class Recipe:
         """PEP 508 requirements of the engine at `version` (None: the tested default)."""
         if self.distribution is None:
             return ()
-        return (f"{self.distribution}=={version or self.default_version}", *self.plugins.get(quantization, ()))
+        pinned = f"{self.distribution}=={version or self.default_version}"
+        return (pinned, *self.companions, *self.plugins.get(quantization, ()))

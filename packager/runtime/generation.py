@@ -128,11 +128,10 @@ class Generation:
             raise EngineError("the engine ended the stream without saying why")
 
     def _take(self, delta: Delta) -> None:
-        _, tokens, reason, usage = delta
-        if tokens:
-            self._count(tokens)
-        if reason is not None:
-            self._finish(delta, reason, usage)
+        if delta.tokens:
+            self._count(delta.tokens)
+        if delta.finish_reason is not None:
+            self._finish(delta, delta.finish_reason, delta.usage)
         elif self._error is None and self._ending is None:
             self._deltas.append(delta)
             if not self._told:

@@ -45,6 +45,7 @@ def _setup(manifest: Manifest, package: Path, root: Path) -> EngineSetup:
         weights=weights,
         slots=manifest.serving.max_concurrency,
         chat_template=_chat_template(manifest, package),
+        quantization=manifest.engine.quantization,
     )
 
 

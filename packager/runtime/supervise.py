@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Literal
 
-from ..errors import EngineError, LoadError, OverloadedError, PackagerError, RequestError, UnavailableError
+from ..errors import EngineError, LoadError, PackagerError, RequestError, UnavailableError
 from ..manifest import Manifest
-from .admission import Admission
+from .admission import Admission, Ticket
 from .engine import Engine, EngineFacts, GenerationRequest
+from .features import refuse_unsupported
 from .generation import ABORT_GRACE, Generation, Source
 from .logs import event
 from .metrics import Metrics
@@ -69,21 +70,25 @@ class Supervisor:
     def submit(self, request: GenerationRequest) -> Generation:
         """Take a request; its stream begins when a slot is free.
 
-        Raises UnavailableError when none is taken now, OverloadedError when too many are.
+        Raises UnavailableError when none is taken now, OverloadedError when too many are, RequestError
+        when it asks what the engine has not.
         """
-        if self.state != "ready" or self._engine is None:
-            self.metrics.outcomes["refused"] += 1
-            raise UnavailableError(f"the model is {self.state}", mend="ask /readyz when it takes requests")
         try:
-            ticket = self._admission.enter()
-        except OverloadedError:
+            engine, ticket = self._admit(request)
+        except (RequestError, UnavailableError):
             self.metrics.outcomes["refused"] += 1
             raise
-        source = Source(self._engine, self.metrics, self._turns, self._ended)
+        source = Source(engine, self.metrics, self._turns, self._ended)
         generation = Generation(request, ticket, source)
         self._open.add(generation)
         self._gauge()
         return generation
+
+    def _admit(self, request: GenerationRequest) -> tuple[Engine, Ticket]:
+        if self.state != "ready" or self._engine is None or self.facts is None:
+            raise UnavailableError(f"the model is {self.state}", mend="ask /readyz when it takes requests")
+        refuse_unsupported(request, self.facts.features, self.facts.engine)
+        return self._engine, self._admission.enter()
 
     async def drain(self, seconds: float) -> None:
         """Take no more requests, let the open ones end, and fail what is left after `seconds`."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from .grammar import Grammar, Strict, problem, quoted
 
-PLANNED = ("transformers", "vllm", "tensorrt_llm_engine", "tensorrt_llm", "lmdeploy", "ctranslate2")
+PLANNED = ("tensorrt_llm_engine", "tensorrt_llm", "lmdeploy")
 """Engine names of the design that this version cannot package yet: asked for, they get their own message."""
 
 
@@ -19,6 +19,73 @@ def _version(text: str) -> None:
 
 
 EngineVersion = Annotated[str, Grammar(r"[0-9A-Za-z.+!-]+", "an exact version such as 1.2.1", 64, check=_version)]
+
+
+Context = Annotated[int, Field(ge=1, le=16_777_216)]
+Parallel = Annotated[int, Field(ge=1, le=1024)]
+
+
+class TransformersSpec(Strict):
+    """Hugging Face transformers on torch: safetensors, also quantized with bitsandbytes when loaded."""
+
+    kind: Literal["transformers"]
+    """Hugging Face transformers."""
+    version: EngineVersion | None = None
+    """Exact version of the engine's wheel; without it the recipe's tested version."""
+    context_length: Context | None = None
+    """Tokens of prompt and answer together that one request may use; without it what the model was trained for."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the weights in memory; `auto` takes the weights' own."""
+    double_quantization: bool = False
+    """With `quantization: nf4` or `int4`: quantize the quantization constants too (0.4 bits a parameter less)."""
+    threads: Parallel | None = None
+    """CPU threads that compute; without it the physical cores that the container may use."""
+
+
+class VllmSpec(Strict):
+    """vLLM: safetensors, as they are or quantized the way their config says; tensor and pipeline parallel; LoRA."""
+
+    kind: Literal["vllm"]
+    """vLLM."""
+    version: EngineVersion | None = None
+    """Exact version of the engine's wheel; without it the recipe's tested version."""
+    context_length: Context | None = None
+    """Tokens of prompt and answer together that one request may use; without it what the model was trained for."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the weights in memory; `auto` takes the weights' own."""
+    tensor_parallel: Parallel = 1
+    """GPUs that share each layer."""
+    pipeline_parallel: Parallel = 1
+    """Groups of GPUs that share the layers between them."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.92
+    """Share of the GPU's memory that the engine may take."""
+    kv_cache: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "int8_per_token_head"] = "auto"
+    """Number format of the key-value cache, in vLLM's words; `auto` takes the model's."""
+    kv_cache_gib: Annotated[float, Field(gt=0, le=4096)] | None = None
+    """GiB of key-value cache, instead of what fits into `gpu_memory`; on CPU 1 without it."""
+    prefix_caching: bool = True
+    """Whether prompts that begin alike share their cache."""
+    eager: bool = False
+    """Run without CUDA graphs and compilation: starts sooner, generates slower."""
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
+    """The largest rank among `weights.adapters`."""
+
+
+class CTranslate2Spec(Strict):
+    """CTranslate2: a converted model folder (model.bin, config.json, tokenizer.json), on CPU or GPU."""
+
+    kind: Literal["ctranslate2"]
+    """CTranslate2."""
+    version: EngineVersion | None = None
+    """Exact version of the engine's wheel; without it the recipe's tested version."""
+    context_length: Context | None = None
+    """Tokens of prompt and answer together that one request may use; without it 2048, because the folder does not say."""
+    compute_type: Literal[
+        "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "float32", "float16", "bfloat16"
+    ] = "auto"
+    """Number format to compute in, in CTranslate2's words; `auto` takes what the folder was converted to."""
+    threads: Parallel | None = None
+    """CPU threads for each request that runs; without it the physical cores shared among `serving.max_concurrency`."""
 
 
 class LlamaCppSpec(Strict):
@@ -51,4 +118,6 @@ class EchoSpec(Strict):
     """Fail each stream after this many tokens, to see what clients make of it."""
 
 
-EngineSpec = Annotated[LlamaCppSpec | EchoSpec, Field(discriminator="kind")]
+EngineSpec = Annotated[
+    TransformersSpec | VllmSpec | LlamaCppSpec | CTranslate2Spec | EchoSpec, Field(discriminator="kind")
+]

@@ -4,7 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .grammar import Strict
+from .grammar import AsTuple, Grammar, Strict
+
+Origin = Annotated[
+    str, Grammar(r"\*|https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?", "an origin such as https://app.example.com, or *", 255)
+]
 
 
 class ServingSpec(Strict):
@@ -12,8 +16,8 @@ class ServingSpec(Strict):
 
     server: Literal["bentoml", "standalone"] = "bentoml"
     """What hosts the application: `bentoml` (`bentoml serve`) or `standalone` (packager's own runner)."""
-    api: Literal["packager"] = "packager"
-    """Which HTTP interface answers: `packager` has /predict and the OpenAI routes."""
+    api: Literal["packager", "native"] = "packager"
+    """Which HTTP interface answers under /v1: packager's own, or with `native` the engine's own OpenAI server (vllm)."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
     """TCP port to listen on."""
     max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 32
@@ -22,3 +26,15 @@ class ServingSpec(Strict):
     """Requests that wait for a slot; more are answered 429."""
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Seconds that running streams may go on after a stop signal."""
+    max_body: Annotated[int, Field(ge=1024, le=2**30)] = 2 * 1024 * 1024
+    """Bytes of a request's body; a larger one is answered 413 without being read."""
+    first_token_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = 300
+    """Seconds that a request which runs may take to its first token; null for no limit."""
+    token_gap_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = 60
+    """Seconds that may pass between two tokens of a stream; null for no limit."""
+    total_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """Seconds that a request which runs may take in all; null for no limit."""
+    engine_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often in an hour an engine that died is started again in place; then the process exits non-zero."""
+    cors_origins: Annotated[tuple[Origin, ...], AsTuple] = ()
+    """Origins whose web pages may call this server; none by default."""

@@ -1,74 +1,65 @@
-"""What every engine must do, whatever it is: one suite, each engine in turn.
+"""What every engine must do, whatever it is: one suite, each engine in turn (cases.py).
 
-A new adapter is one line in ENGINES.
+`engine` is started once for all tests of its case; a test that stops an engine, or looks at its start,
+takes `fresh`.
 """
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from cases import CASES, CONTEXT, SLOTS, Case, make_weights
 from fakes.engines import make_setup
-from fakes.gguf import write_tiny_gguf
-from fakes.packages import ROOT
 
 from packager.errors import ContextLengthError, EngineError, LoadError
-from packager.runtime.engine import Delta, Engine, EngineFacts, GenerationRequest, Message, SamplingParams
+from packager.runtime.engine import Delta, Engine, GenerationRequest, Message, SamplingParams
 from packager.runtime.engines import open_engine
 
-CONTEXT = 256
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROMPT = "one two three four five six seven eight nine ten"
-
-
-@dataclass(frozen=True)
-class Case:
-    """An engine to test: its options, options that slow it down, and its weights: none, tiny or hello."""
-
-    kind: str
-    options: dict[str, object]
-    slow: dict[str, object]
-    weights: str = ""
-
-
-LLAMA_CPP = ("llama_cpp", {"context_length": CONTEXT, "threads": 1}, {"batch": 32})
-ENGINES = [
-    Case("echo", {"context_length": CONTEXT}, {"delay_ms": 20}),
-    Case(*LLAMA_CPP, "tiny"),
-    Case(*LLAMA_CPP, "hello"),
-]
+LONG = "w " * 50
 
 
 @pytest.fixture(scope="session")
-def weights_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
-    tiny = write_tiny_gguf(tmp_path_factory.mktemp("weights") / "tiny.gguf")
-    return {"": None, "tiny": tiny, "hello": ROOT / "examples/hello/hello.gguf"}
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models are made."""
+    return tmp_path_factory.mktemp("models")
 
 
-@pytest.fixture(params=ENGINES, ids=lambda case: "-".join(filter(None, (case.kind, case.weights))))
+@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.id)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-@pytest.fixture
-def adapter(case: Case, weights_files: dict[str, Path | None]) -> Engine:
-    """Not started."""
-    return open_engine(case.kind, make_setup(weights_files[case.weights], **case.options))
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(case: Case, models: Path) -> AsyncIterator[Engine]:
+    adapter = case.open(models)
+    await adapter.start()
+    yield adapter
+    await adapter.stop()
 
 
-@pytest.fixture
-async def engine(adapter: Engine) -> AsyncIterator[Engine]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def slow_engine(case: Case, models: Path, engine: Engine) -> AsyncIterator[Engine]:
+    """Slow enough to be caught in the middle of an answer; the same one where the engine is that by itself."""
+    if not case.slow:
+        yield engine
+        return
+    adapter = case.open(models, slow=True)
     await adapter.start()
     yield adapter
     await adapter.stop()
 
 
 @pytest.fixture
-async def slow_engine(case: Case, weights_files: dict[str, Path | None]) -> AsyncIterator[Engine]:
-    adapter = open_engine(case.kind, make_setup(weights_files[case.weights], **(case.options | case.slow)))
-    await adapter.start()
-    yield adapter
-    await adapter.stop()
+def fresh(case: Case, models: Path) -> Engine:
+    """Not started, for this test alone."""
+    return case.open(models, slow=True)
 
 
 def ask(name: str = "r", *, prompt: str = PROMPT, max_tokens: int | None = 8, **sampling) -> GenerationRequest:
@@ -84,19 +75,18 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-async def test_facts_say_what_was_started(adapter: Engine, case: Case) -> None:
-    facts = await adapter.start()
-    assert facts == EngineFacts(case.kind, "1", "tiny", CONTEXT, 2)
-    await adapter.stop()
-
-
-async def test_started_and_stopped_at_once_it_ends(case: Case, weights_files: dict[str, Path | None]) -> None:
-    """An engine whose own threads are still starting must not wait for them for ever."""
-    for _ in range(10):
-        adapter = open_engine(case.kind, make_setup(weights_files[case.weights], **case.options))
-        await adapter.start()
-        async with asyncio.timeout(30):
-            await adapter.stop()
+@pytest.mark.every_model
+async def test_the_text_is_the_engines_own(engine: Engine, case: Case, models: Path) -> None:
+    weights = make_weights(case.weights, case.kind, models)
+    script = Path(__file__).with_name("direct.py")
+    argv = [sys.executable, str(script), case.kind, str(weights or ""), "24", str(CONTEXT), PROMPT]
+    process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE)
+    printed, _ = await process.communicate()
+    assert process.returncode == 0
+    own = json.loads(printed.splitlines()[-1])
+    deltas = await read(engine, ask(max_tokens=24))
+    assert text_of(deltas) == own["text"]
+    assert deltas[-1].usage.completion_tokens == own["tokens"]
 
 
 async def test_only_the_last_delta_has_reason_and_usage(engine: Engine) -> None:
@@ -107,6 +97,7 @@ async def test_only_the_last_delta_has_reason_and_usage(engine: Engine) -> None:
     assert last.usage is not None
 
 
+@pytest.mark.every_model
 async def test_max_tokens_is_a_length_end(engine: Engine) -> None:
     deltas = await read(engine, ask(max_tokens=3))
     assert deltas[-1].finish_reason == "length"
@@ -120,10 +111,12 @@ async def test_usage_counts_the_prompt(engine: Engine) -> None:
     assert 0 < short.prompt_tokens < longer.prompt_tokens
 
 
+@pytest.mark.every_model
 async def test_the_same_request_gives_the_same_text(engine: Engine) -> None:
     assert text_of(await read(engine, ask())) == text_of(await read(engine, ask()))
 
 
+@pytest.mark.every_model
 async def test_chat(engine: Engine) -> None:
     messages = (Message("system", "be brief"), Message("user", PROMPT))
     request = GenerationRequest("chat", messages=messages, sampling=SamplingParams(max_tokens=4, temperature=0))
@@ -164,7 +157,7 @@ async def test_the_context_bounds_the_answer(engine: Engine) -> None:
 
 async def test_abort_mid_stream(slow_engine: Engine) -> None:
     deltas = []
-    async for delta in slow_engine.stream(ask(max_tokens=100, prompt="w " * 50)):
+    async for delta in slow_engine.stream(ask(max_tokens=100, prompt=LONG)):
         deltas.append(delta)
         await slow_engine.abort("r")
         await slow_engine.abort("r")
@@ -173,7 +166,7 @@ async def test_abort_mid_stream(slow_engine: Engine) -> None:
 
 
 async def test_abort_before_the_first_token(slow_engine: Engine) -> None:
-    reading = asyncio.create_task(read(slow_engine, ask(prompt="w " * 50, max_tokens=100)))
+    reading = asyncio.create_task(read(slow_engine, ask(prompt=LONG, max_tokens=100)))
     await asyncio.sleep(0)  # the stream has begun, and waits for its first token
     await slow_engine.abort("r")
     deltas = await reading
@@ -182,7 +175,7 @@ async def test_abort_before_the_first_token(slow_engine: Engine) -> None:
 
 async def test_an_aborted_slot_serves_the_next_request(slow_engine: Engine) -> None:
     for number in range(6):
-        reading = asyncio.create_task(read(slow_engine, ask(f"r{number}", prompt="w " * 50, max_tokens=100)))
+        reading = asyncio.create_task(read(slow_engine, ask(f"r{number}", prompt=LONG, max_tokens=100)))
         await asyncio.sleep(0)
         await slow_engine.abort(f"r{number}")
         await reading
@@ -196,31 +189,38 @@ async def test_aborting_what_is_unknown_or_over_does_nothing(engine: Engine) -> 
 
 
 async def test_closing_the_stream_frees_it(slow_engine: Engine) -> None:
-    stream = slow_engine.stream(ask(max_tokens=100, prompt="w " * 50))
+    stream = slow_engine.stream(ask(max_tokens=100, prompt=LONG))
     await anext(stream)
     await stream.aclose()
     assert (await read(slow_engine, ask("next")))[-1].finish_reason in ("stop", "length")
 
 
-async def test_stop_fails_open_streams(slow_engine: Engine) -> None:
-    stream = slow_engine.stream(ask(max_tokens=100, prompt="w " * 50))
+async def test_a_life(fresh: Engine, case: Case) -> None:
+    """Start, facts, a stream that is open when the engine stops, health all along."""
+    assert not fresh.health().alive
+    facts = await fresh.start()
+    assert (facts.engine, facts.model, facts.context_length, facts.slots) == (case.kind, "tiny", CONTEXT, SLOTS)
+    assert fresh.health().alive
+    stream = fresh.stream(ask(max_tokens=100, prompt=LONG))
     await anext(stream)
-    stopping = asyncio.create_task(slow_engine.stop())
+    stopping = asyncio.create_task(fresh.stop())
     with pytest.raises(EngineError, match="stopped"):
         [delta async for delta in stream]
     await stopping
+    await fresh.stop()
+    assert not fresh.health().alive
+    assert fresh.health().reason
 
 
-async def test_health_follows_start_and_stop(adapter: Engine) -> None:
-    assert not adapter.health().alive
-    await adapter.start()
-    assert adapter.health().alive
-    await adapter.stop()
-    await adapter.stop()
-    assert not adapter.health().alive
-    assert adapter.health().reason
+async def test_started_and_stopped_at_once_it_ends(case: Case, models: Path) -> None:
+    """An engine whose own threads are still starting must not wait for them for ever."""
+    for _ in range(case.starts):
+        adapter = case.open(models)
+        await adapter.start()
+        async with asyncio.timeout(30):
+            await adapter.stop()
 
 
-def test_an_unknown_option_is_refused(case: Case) -> None:
+async def test_an_unknown_option_is_refused(case: Case) -> None:
     with pytest.raises(LoadError, match="'warp'"):
         open_engine(case.kind, make_setup(warp=9))

@@ -7,8 +7,10 @@ from pathlib import Path
 from packager.runtime.engine import Delta, EngineFacts, EngineHealth, EngineSetup, GenerationRequest, Usage
 
 
-def make_setup(weights: Path | None = None, slots: int = 2, **options: object) -> EngineSetup:
-    return EngineSetup(model="tiny", version="1", options=options, weights=weights, slots=slots)
+def make_setup(
+    weights: Path | None = None, slots: int = 2, *, quantization: str = "none", **options: object
+) -> EngineSetup:
+    return EngineSetup("tiny", "1", options, weights, slots, quantization=quantization)
 
 
 class HeldEngine:

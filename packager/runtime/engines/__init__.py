@@ -9,8 +9,11 @@ from ...errors import LoadError
 from ..engine import Engine, EngineSetup
 
 ADAPTERS: dict[str, str] = {
+    "ctranslate2": "ctranslate2:CTranslate2Engine",
     "echo": "echo:EchoEngine",
     "llama_cpp": "llama_cpp:LlamaCppEngine",
+    "transformers": "transformers:TransformersEngine",
+    "vllm": "vllm:VllmEngine",
 }
 """Engine kind -> `module:Class` in this folder. A class is called with an EngineSetup."""
 

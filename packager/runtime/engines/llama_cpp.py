@@ -328,7 +328,7 @@ def _body(request: GenerationRequest) -> dict[str, Any]:
     if request.messages is None:
         body["prompt"] = request.prompt
     else:
-        body["messages"] = [message._asdict() for message in request.messages]
+        body["messages"] = [message.plain() for message in request.messages]
     return {name: value for name, value in body.items() if value is not None}
 
 

@@ -3,28 +3,29 @@
 It stands on ASGI alone: no framework, no middleware.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError, PackagerError
 from ...manifest import Manifest
-from ..generation import Generation
 from ..inputs import new_id
-from ..logs import LOG, event
+from ..logs import LOG
 from ..metrics import CONTENT_TYPE
 from ..supervise import Supervisor
+from .answer import answer
 from .describe import describe
 from .http import ClientGoneError, Exchange, HttpError, Receive, Scope, Send
 from .openai import models, parse_chat, parse_completion
 from .predict import parse_predict
-from .sse import BrokenStreamError, Reply, stream_events
+from .sse import BrokenStreamError, Reply
 
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Exchange], Awaitable[None]]
 Parse = Callable[[Any, str], Reply]
+_CHAT_PAGE = Path(__file__).with_name("chat.html")
 
 
 def create_app(supervisor: Supervisor, manifest: Manifest) -> ASGI:
@@ -52,6 +53,7 @@ class _App:
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
             "/openapi.json": {"GET": self._openapi},
+            "/chat": {"GET": self._chat},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,16 +98,7 @@ class _App:
         return handler
 
     async def _generate(self, parse: Parse, exchange: Exchange) -> None:
-        reply = parse(await exchange.json(), exchange.id)
-        generation = self._supervisor.submit(reply.request)
-        try:
-            if reply.stream:
-                await stream_events(exchange, generation, reply.shape)
-            else:
-                await _whole(exchange, generation, reply)
-        finally:
-            generation.abort()
-            _log(exchange, generation, reply)
+        await answer(exchange, self._supervisor, parse(await exchange.json(), exchange.id))
 
     async def _models(self, exchange: Exchange) -> None:
         await exchange.answer_json(200, self._listing())
@@ -129,27 +122,5 @@ class _App:
     async def _openapi(self, exchange: Exchange) -> None:
         await exchange.answer_json(200, describe(self._manifest.name, self._manifest.packager))
 
-
-async def _whole(exchange: Exchange, generation: Generation, reply: Reply) -> None:
-    async with exchange.watching(generation.abort):
-        deltas = [delta async for delta in generation]
-    if deltas[-1].finish_reason == "abort":
-        await exchange.answer_nobody()
-    else:
-        await exchange.answer_json(200, reply.whole("".join(delta.text for delta in deltas), deltas[-1]))
-
-
-def _log(exchange: Exchange, generation: Generation, reply: Reply) -> None:
-    usage = generation.usage
-    event(
-        "request",
-        logging.INFO,
-        request=exchange.id,
-        path=exchange.path,
-        status=exchange.status,
-        stream=reply.stream,
-        outcome=generation.outcome,
-        queue_seconds=round(generation.queue_seconds, 4),
-        tokens_in=usage.prompt_tokens if usage else None,
-        tokens_out=usage.completion_tokens if usage else None,
-    )
+    async def _chat(self, exchange: Exchange) -> None:
+        await exchange.answer(200, _CHAT_PAGE.read_bytes(), b"text/html; charset=utf-8")

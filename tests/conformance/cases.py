@@ -1,0 +1,79 @@
+"""The engines under test. A new adapter is one Case here, and one function in direct.py.
+
+An engine runs where its library can be imported: each has an environment of its own (`make engines`), in
+which `make test` runs this folder. PACKAGER_TEST_ENGINE picks one of them.
+"""
+
+import os
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fakes.engines import make_setup
+from fakes.models import write_model
+
+from packager.runtime.engine import Engine
+from packager.runtime.engines import open_engine
+
+CONTEXT = 256
+ROOT = Path(__file__).resolve().parents[2]
+SLOTS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine with one model.
+
+    `weights` names the model: empty for none, `tiny` and `hello` are GGUF files, else an architecture of
+    fakes.models, which `ctranslate2` gets converted. `slow` are options that make it slow enough to be caught in
+    the middle. `starts` is how often it is started and stopped in a row. With `whole` false it only runs the tests
+    of text: one model of an engine proves the rest.
+    """
+
+    kind: str
+    library: str
+    options: dict[str, Any] = field(default_factory=dict)
+    slow: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    quantization: str = "none"
+    whole: bool = True
+    starts: int = 10
+
+    @property
+    def id(self) -> str:
+        parts = (self.kind, self.weights, self.quantization if self.quantization != "none" else "")
+        return "-".join(filter(None, parts))
+
+    def open(self, root: Path, *, slow: bool = False) -> Engine:
+        """The adapter, not started; `root` is where models are made, once a session."""
+        weights = make_weights(self.weights, self.kind, root)
+        options = self.options | (self.slow if slow else {})
+        return open_engine(self.kind, make_setup(weights, SLOTS, quantization=self.quantization, **options))
+
+
+_LLAMA_CPP = {"context_length": CONTEXT, "threads": 1}
+ALL = [
+    Case("echo", "packager", {"context_length": CONTEXT}, {"delay_ms": 20}),
+    Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "tiny"),
+    Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "hello"),
+]
+_CHOSEN = os.environ.get("PACKAGER_TEST_ENGINE")
+CASES = [case for case in ALL if _CHOSEN in (None, case.kind) and find_spec(case.library)]
+
+
+def make_weights(name: str, kind: str, root: Path) -> Path | None:
+    """The model `name` as the engine `kind` opens it, made below `root` unless it is there."""
+    if not name:
+        return None
+    if name == "hello":
+        return ROOT / "examples/hello/hello.gguf"
+    if name == "tiny":
+        from fakes.gguf import write_tiny_gguf
+
+        path = root / "tiny.gguf"
+        return path if path.exists() else write_tiny_gguf(path)
+    folder = root / name
+    if not (folder / "config.json").exists():
+        write_model(folder, name, context_length=CONTEXT)
+    return folder

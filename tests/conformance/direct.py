@@ -1,0 +1,37 @@
+"""What an engine's own library answers, greedy, without our adapter: a program, so that two engines never share a process.
+
+python direct.py KIND WEIGHTS TOKENS CONTEXT PROMPT    prints {"text": ..., "tokens": COUNT}
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def echo(_weights: Path, count: int, _context: int, prompt: str) -> tuple[str, int]:
+    words = prompt.split(" ")
+    return " ".join(words[:count]), min(count, len(words))
+
+
+def llama_cpp(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int]:
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(weights)
+    parameters.n_ctx, parameters.n_parallel, parameters.verbosity = context, 1, 1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(parameters)
+    answers: list[str] = []
+    body = {"prompt": prompt, "n_predict": count, "temperature": 0, "timings_per_token": True}
+    server.handle_completions(json.dumps(body), lambda chunk: answers.append(chunk) and False)
+    answer = json.loads(answers[-1])
+    return answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
+
+
+ENGINES: dict[str, Callable[[Path, int, int, str], tuple[str, int]]] = {"echo": echo, "llama_cpp": llama_cpp}
+
+if __name__ == "__main__":
+    kind, weights, count, context, prompt = sys.argv[1:]
+    text, tokens = ENGINES[kind](Path(weights), int(count), int(context), prompt)
+    print(json.dumps({"text": text, "tokens": tokens}))
