@@ -19,6 +19,7 @@ border per library, with `from`.
     ├── OutputError        the result cannot be written
     ├── LoadError          weights or engine cannot be loaded
     ├── EngineError        an engine failed while it served
+    │   └── DeadlineError      a request took longer than it may
     ├── RequestError       a request asks what the model does not do
     │   └── ContextLengthError  the prompt is longer than the context
     └── UnavailableError   no request is taken now: loading, draining, dead
@@ -147,6 +148,12 @@ class EngineError(PackagerError):
     """An engine failed while it served; the stream it belongs to must not end cleanly."""
 
     code = "engine"
+
+
+class DeadlineError(EngineError):
+    """A request took longer than the package allows (`serving.*_seconds`)."""
+
+    code = "deadline"
 
 
 class RequestError(PackagerError):

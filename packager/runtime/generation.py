@@ -23,6 +23,15 @@ ABORT_GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that a request may take once it runs; None is no limit."""
+
+    first_token: float | None = None
+    token_gap: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """What the generations of one engine share; `on_end` is called with each one that has ended."""
 
@@ -43,6 +52,7 @@ class Generation:
         self._source = source
         self._ticket = ticket
         self._arrived = monotonic()
+        self._began = 0.0
         self._last_token = 0.0
         self._deltas: list[Delta] = []
         self._error: PackagerError | None = None
@@ -50,7 +60,8 @@ class Generation:
         self._reader: asyncio.Future[None] | None = None
         self._told = False
         self._flows = False
-        self._room = asyncio.Event()
+        self._room = asyncio.Event()  # cleared while the engine waits for the reader
+        self._room.set()
         self._task = asyncio.create_task(self._run())
         # A callback and not a `finally`: a task cancelled before its first step runs none of its code.
         self._task.add_done_callback(self._ended)
@@ -97,12 +108,29 @@ class Generation:
         else:
             self._task.cancel()
 
-    def fail(self, error: PackagerError) -> None:
-        """End it early with an error, which the reader gets at once."""
+    def fail(self, error: PackagerError, *, engine_gone: bool = False) -> None:
+        """End it early with an error, which the reader gets at once. An engine that is gone is not asked to abort."""
         if not self._task.done() and self._error is None:
             self._error = error
             self._wake()
-            self.abort()
+            if engine_gone:
+                self._task.cancel()
+            else:
+                self.abort()
+
+    def overdue(self, limits: Limits, now: float) -> str:
+        """Which limit it has passed at the monotonic time `now`, in words; empty when none."""
+        if not self._began or self._over:
+            return ""
+        if limits.total and now - self._began > limits.total:
+            return f"the answer took longer than {limits.total:g} s"
+        if not self._last_token:
+            late = limits.first_token and now - self._began > limits.first_token
+            return f"the engine gave no token for {limits.first_token:g} s" if late else ""
+        if limits.token_gap and now - self._last_token > limits.token_gap:
+            who = "the engine gave no further token" if self._room.is_set() else "the client did not read"
+            return f"{who} for {limits.token_gap:g} s"
+        return ""
 
     async def closed(self) -> None:
         """Wait until the engine is done with it and the slot is free."""
@@ -117,7 +145,8 @@ class Generation:
 
     async def _run(self) -> None:
         await self._ticket.granted()
-        self.queue_seconds = monotonic() - self._arrived
+        self._began = monotonic()
+        self.queue_seconds = self._began - self._arrived
         self._source.metrics.queue_wait.observe(self.queue_seconds)
         async for delta in self._source.engine.stream(self.request):
             self._take(delta)

@@ -32,7 +32,11 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
         root = await in_daemon_thread(lambda: ensure_weights(manifest, package, store))
     engine = open_engine(manifest.engine.kind, _setup(manifest, package, root))
     with _phase("engine", metrics):
-        facts = await engine.start()
+        try:
+            facts = await engine.start()
+        except BaseException:  # cancelled as well: what it had started must not outlive it
+            await engine.stop()
+            raise
     return engine, facts
 
 

@@ -50,6 +50,7 @@ class Metrics(Collector):
         self.ready = False
         self.prompt_tokens = 0
         self.generated_tokens = 0
+        self.engine_restarts = 0
         self.queue_wait = Histogram()
         self.first_token = Histogram()
         self.token_gap = Histogram()
@@ -84,6 +85,9 @@ class Metrics(Collector):
     def _counters(self) -> Iterator[Metric]:
         yield CounterMetricFamily("packager_prompt_tokens", "Tokens read", value=self.prompt_tokens)
         yield CounterMetricFamily("packager_generated_tokens", "Tokens written", value=self.generated_tokens)
+        yield CounterMetricFamily(
+            "packager_engine_restarts", "Times the engine was started again after it died", value=self.engine_restarts
+        )
         outcomes = CounterMetricFamily(
             "packager_requests",
             "Requests by outcome: stop, length, abort (ended by the client), error, refused (not taken)",

@@ -77,7 +77,7 @@ async def _serve(supervisor: Supervisor, listener: socket.socket) -> int:
         await supervisor.drain(supervisor.manifest.serving.drain_seconds)
     server.should_exit = True
     await serving
-    return 1 if supervisor.state == "failed" else 0
+    return 0 if supervisor.alive else 1
 
 
 def _stop_signal() -> "asyncio.Future[None]":
