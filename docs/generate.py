@@ -5,6 +5,7 @@
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,9 @@ def models_of(field: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str,
 def type_text(field: dict[str, Any]) -> str:
     """A field's type in words."""
     if "anyOf" in field:
-        return " or ".join(type_text(part) for part in field["anyOf"] if part.get("type") != "null")
+        kinds = [type_text(part) for part in field["anyOf"] if part.get("type") != "null"]
+        # Where nothing is the default, nobody writes null; where it is not, that is how to say "none".
+        return " or ".join([*kinds, "`null`"] if field.get("default") is not None else kinds)
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:
@@ -79,18 +82,20 @@ def type_text(field: dict[str, Any]) -> str:
     match field["type"]:
         case "integer":
             return f"whole number, {field['minimum']} to {field['maximum']}"
+        case "number":
+            return f"number, more than {field['exclusiveMinimum']}, at most {field['maximum']}"
         case "array":
             return f"list of {type_text(field['items'])}"
         case "object":
             return "mapping of names to text"
-    return str({"string": "text", "number": "number", "boolean": "`true` or `false`"}[field["type"]])
+    return str({"string": "text", "boolean": "`true` or `false`"}[field["type"]])
 
 
 def default_text(field: dict[str, Any]) -> str:
     default = field.get("default", {} if field.get("type") == "object" else None)
     if default is None:
         return ""
-    return "empty" if default in ([], {}) else f"`{default}`"
+    return "empty" if default in ([], {}) else f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 
 def cell(text: str) -> str:

@@ -13,6 +13,7 @@ from .shape import Model, locate, tag_of
 _WANTED: Mapping[str, str] = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "float_type": "a number",
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
@@ -85,6 +86,8 @@ def _words(error: Mapping[str, Any], keys: Keys, models: tuple[Model, ...], docu
             return _not_one_of(error["input"], name, error["loc"], document.raw.get(keys))
         case "greater_than_equal":
             return f"`{name}` must be at least {context['ge']}, not {error['input']}", ""
+        case "greater_than":
+            return f"`{name}` must be more than {context['gt']:g}, not {error['input']}", ""
         case "less_than_equal":
             return f"`{name}` must be at most {context['le']}, not {error['input']}", ""
         case "too_short":
@@ -135,8 +138,9 @@ def _unknown_kind(error: Mapping[str, Any], name: str, models: tuple[Model, ...]
 def _not_one_of(value: Any, name: str, loc: Sequence[str | int], raw: str | None) -> tuple[str, str]:
     _, models = locate(loc[:-1])
     known = _literals(models[0], str(loc[-1])) if models else []
-    if not isinstance(value, str):
-        return f"`{name}` must be one of {', '.join(known)}, not {_shown(value, raw)}", ""
+    if not isinstance(value, str) or value in known:
+        mend = f"write it without quotes: {value}" if value in known else ""
+        return f"`{name}` must be one of {', '.join(known)}, not {_shown(value, raw)}", mend
     return f"unknown {name if '.' not in name else f'`{name}`'} {quoted(value)}", _choice(value, known, "it can be")
 
 

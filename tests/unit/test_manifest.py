@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, manifest):
 
 def test_it_is_readable():
     text = WHOLE.to_bytes().decode()
-    assert text.startswith('{\n  "format": 1,\n  "name": "hello",\n')
+    assert text.startswith('{\n  "format": 2,\n  "name": "hello",\n')
     assert '"A": "ä"' in text
 
 
@@ -66,9 +66,9 @@ def test_no_json(tmp_path):
         read_manifest(place(tmp_path, b"{"))
 
 
-@pytest.mark.parametrize("value", [None, [], "x", {}, {"format": 2}, {"format": "1"}])
+@pytest.mark.parametrize("value", [None, [], "x", {}, {"format": 1}, {"format": "2"}])
 def test_another_format(value):
-    with pytest.raises(PackageError, match="this runtime reads format 1"):
+    with pytest.raises(PackageError, match="this runtime reads format 2"):
         parse_manifest(value, where="x")
 
 

@@ -22,7 +22,7 @@ def tiny(tmp_path):
 
 
 def test_an_unknown_engine():
-    with pytest.raises(LoadError, match="no adapter for the engine 'warp'; it has echo, llama_cpp"):
+    with pytest.raises(LoadError, match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, transformers, vllm"):
         open_engine("warp", make_setup())
 
 

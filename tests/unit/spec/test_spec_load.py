@@ -1,7 +1,9 @@
 """From a file to a checked spec: each refusal with its exact words at its place."""
 
 import contextlib
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from packager.errors import SpecError
+from packager.manifest import ServingManifest, decode
 from packager.spec import EchoSpec, ModelSpec, SpecFile, dump_spec, load_spec
 from packager.spec.grammar import Grammar
 from packager.spec.model import ModelSpec as Root
@@ -17,6 +20,8 @@ from packager.spec.shape import models_in
 
 ECHO = "name: x\nengine: {kind: echo}\n"
 LLAMA = "name: x\nengine: {kind: llama_cpp}\nweights: {source: file://m.gguf}\n"
+
+VLLM = LLAMA.replace("llama_cpp", "vllm")
 
 
 @pytest.fixture
@@ -66,6 +71,12 @@ def test_defaults(folder):
             "max_concurrency": 32,
             "max_queue": 128,
             "drain_seconds": 30,
+            "max_body": 2_097_152,
+            "first_token_seconds": 300,
+            "token_gap_seconds": 60,
+            "total_seconds": None,
+            "engine_restarts": 3,
+            "cors_origins": [],
         },
         "image": {
             "repository": None,
@@ -118,6 +129,25 @@ def test_every_field_can_be_written_and_the_dump_reads_back(folder):
     assert ModelSpec.model_validate(plain) == spec
 
 
+@pytest.mark.parametrize(
+    ("text", "serving"),
+    [
+        (ECHO, ServingManifest("bentoml", "packager", 3000, 32, 128, 30)),
+        (
+            ECHO + "serving: {max_body: 1024, first_token_seconds: null, token_gap_seconds: null, total_seconds: 7, "
+            "engine_restarts: 0, cors_origins: ['*', 'http://localhost:8080']}",
+            ServingManifest(
+                "bentoml", "packager", 3000, 32, 128, 30, 1024, None, None, 7, 0, ("*", "http://localhost:8080")
+            ),
+        ),
+    ],
+)
+def test_the_manifest_says_what_the_spec_says_of_serving(folder, text, serving):
+    said = ServingManifest(**load(folder, text).spec.serving.model_dump())
+    assert said == serving
+    assert decode(ServingManifest, json.loads(json.dumps(asdict(said)))) == serving
+
+
 def test_a_spec_is_frozen(folder):
     spec = load(folder, ECHO).spec
     with pytest.raises(ValidationError):
@@ -154,17 +184,18 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         ]),
         (ECHO + "serving: {prot: 1}", ["3:11 unknown key 'prot' in `serving` | did you mean `port`?"]),
         (ECHO + "serving: {zzz: 1}", [
-            "3:11 unknown key 'zzz' in `serving` | the keys here are: server, api, port, max_concurrency, max_queue, drain_seconds",
+            ("3:11 unknown key 'zzz' in `serving` | the keys here are: server, api, port, max_concurrency, max_queue, drain_seconds, "
+            "max_body, first_token_seconds, token_gap_seconds, total_seconds, engine_restarts, cors_origins"),
         ]),
         ("name: x\nengine: {kind: llama_cpp, delay_ms: 1}\nweights: {source: file://m}\n", [
             "2:27 unknown key 'delay_ms' in `engine` | the keys here are: kind, version, context_length, gpu_layers, threads, kv_cache, flash_attention",
         ]),
         # the union of engines
-        ("name: x\nengine: {kind: ecco}", ["2:16 unknown engine 'ecco' | did you mean `echo`? the engines are: llama_cpp, echo"]),
-        ("name: x\nengine: {kind: llama-cpp}", ["2:16 unknown engine 'llama-cpp' | did you mean `llama_cpp`? the engines are: llama_cpp, echo"]),
-        ("name: x\nengine: {kind: vllm}", ["2:16 the engine 'vllm' is not in this version of packager | the engines are: llama_cpp, echo"]),
-        ("name: x\nengine: {threads: 1}", ["2:1 `engine` has no `kind` | add one of: llama_cpp, echo"]),
-        ("name: x\nengine: {kind: 8}", ["2:16 unknown engine '8' | the engines are: llama_cpp, echo"]),
+        ("name: x\nengine: {kind: ecco}", ["2:16 unknown engine 'ecco' | did you mean `echo`? the engines are: transformers, vllm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: llama-cpp}", ["2:16 unknown engine 'llama-cpp' | did you mean `llama_cpp`? the engines are: transformers, vllm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: lmdeploy}", ["2:16 the engine 'lmdeploy' is not in this version of packager | the engines are: transformers, vllm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {threads: 1}", ["2:1 `engine` has no `kind` | add one of: transformers, vllm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: 8}", ["2:16 unknown engine '8' | the engines are: transformers, vllm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: echo", ["2:9 `engine` must be a mapping, not the text 'echo' | write `engine: {kind: echo}`"]),
         ("name: x\nengine:", ["2:8 `engine` must be a mapping, not nothing | "]),
         # names
@@ -187,6 +218,22 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
             '2:36 `engine.version` must be text, not the number 1.2 | put it in quotes: "1.2"']),
         ("name: x\nengine: {kind: llama_cpp, version: 1.x}\nweights: {source: file://m}", [
             "2:36 `engine.version` must be an exact version such as 1.2.1, not '1.x' | "]),
+        # numbers with a fraction, limits that may be none, origins
+        (VLLM.replace("vllm}", "vllm, gpu_memory: 0}"), ["2:34 `engine.gpu_memory` must be more than 0, not 0 | "]),
+        (VLLM.replace("vllm}", "vllm, gpu_memory: 1.5}"), ["2:34 `engine.gpu_memory` must be at most 1.0, not 1.5 | "]),
+        (VLLM.replace("vllm}", "vllm, gpu_memory: '1'}"), ["2:34 `engine.gpu_memory` must be a number, not the text '1' | "]),
+        (VLLM.replace("vllm}", "vllm, max_lora_rank: 24}"), [
+            "2:37 `engine.max_lora_rank` must be one of 8, 16, 32, 64, 128, 256, 320, 512, not the number 24 | "]),
+        (VLLM.replace("vllm}", "vllm, max_lora_rank: '16'}"), [
+            "2:37 `engine.max_lora_rank` must be one of 8, 16, 32, 64, 128, 256, 320, 512, not the text '16' | write it without quotes: 16"]),
+        (ECHO + "serving: {total_seconds: 0}", ["3:26 `serving.total_seconds` must be at least 1, not 0 | "]),
+        (ECHO + "serving: {max_body: null}", ["3:21 `serving.max_body` must be a whole number, not nothing | "]),
+        (ECHO + "serving: {cors_origins: 'https://a.example'}", [
+            "3:25 `serving.cors_origins` must be a list, not the text 'https://a.example' | write [https://a.example]"]),
+        (ECHO + "serving: {cors_origins: ['https://a.example/', ftp://a, '*.a.example']}", [
+            "3:26 `serving.cors_origins[0]` must be an origin such as https://app.example.com, or *, not 'https://a.example/' | ",
+            "3:48 `serving.cors_origins[1]` must be an origin such as https://app.example.com, or *, not 'ftp://a' | ",
+            "3:57 `serving.cors_origins[2]` must be an origin such as https://app.example.com, or *, not '*.a.example' | "]),
         # words
         (ECHO + "quantization: int3", ["3:15 unknown quantization 'int3' | did you mean `int8`? it can be: none, int8, int4, fp8, awq, gptq, nf4"]),
         (ECHO + "quantization: 8", ["3:15 `quantization` must be one of none, int8, int4, fp8, awq, gptq, nf4, not the number 8 | "]),
