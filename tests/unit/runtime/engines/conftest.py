@@ -1,0 +1,8 @@
+"""A test of an adapter is collected where its library is: in the engine's own environment (`.ci/engines.py test`)."""
+
+from importlib.util import find_spec
+
+NEEDS = {
+    "test_engines_decode.py": "tokenizers",
+}
+collect_ignore = [name for name, library in NEEDS.items() if find_spec(library) is None]
