@@ -68,10 +68,14 @@ class OutputForm(NamedTuple):
 
 
 class Tools(NamedTuple):
-    """Functions that the model may call, as OpenAI's JSON. `choice` is `auto`, `none`, `required` or one function's name in OpenAI's form."""
+    """Functions that the model may call, as OpenAI's JSON. `choice` is `auto`, `none`, `required` or one function's name in OpenAI's form.
+
+    Without `parallel` an answer has one call at most.
+    """
 
     functions: tuple[Mapping[str, Any], ...]
     choice: Any = "auto"
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_OUTCOMES = ("stop", "length", "tool_calls", "abort", "error", "refused")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -54,7 +55,7 @@ class Metrics(Collector):
         self.queue_wait = Histogram()
         self.first_token = Histogram()
         self.token_gap = Histogram()
-        self.outcomes: dict[str, int] = dict.fromkeys(("stop", "length", "abort", "error", "refused"), 0)
+        self.outcomes: dict[str, int] = dict.fromkeys(_OUTCOMES, 0)
         self.phases: dict[str, float] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -90,7 +91,7 @@ class Metrics(Collector):
         )
         outcomes = CounterMetricFamily(
             "packager_requests",
-            "Requests by outcome: stop, length, abort (ended by the client), error, refused (not taken)",
+            "Requests by outcome: stop, length, tool_calls, abort (ended by the client), error, refused (not taken)",
             labels=["outcome"],
         )
         for outcome, count in self.outcomes.items():
