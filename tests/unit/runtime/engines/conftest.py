@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 NEEDS = {
+    "test_engines_chat_template.py": "transformers",
     "test_engines_decode.py": "tokenizers",
 }
 collect_ignore = [name for name, library in NEEDS.items() if find_spec(library) is None]
