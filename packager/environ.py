@@ -35,7 +35,13 @@ REGISTRY_MIRRORS = Variable(
     "PACKAGER_REGISTRY_MIRRORS",
     "Comma-separated `HOST=MIRROR[/PREFIX]` pairs: where to read images of a vendor's registry from instead.",
 )
-API_KEY_FILE = Variable("PACKAGER_API_KEY_FILE", "File with one API key a line; requests must bring one of them.")
+API_KEY_FILE = Variable(
+    "PACKAGER_API_KEY_FILE",
+    "File with one API key a line, as it is or as `sha256:HEX`; requests to the served package must bring one of them. "
+    "Read again when it changes.",
+)
+API_KEYS = Variable("PACKAGER_API_KEYS", "API keys as in `PACKAGER_API_KEY_FILE`, separated by commas.")
+API_KEY = Variable("PACKAGER_API_KEY", "The API key that `packager chat` and `packager bench` send to a server.")
 DOCKER_CONFIG = Variable(
     "DOCKER_CONFIG", "Folder of Docker's `config.json`, where registry logins are read; default `~/.docker`."
 )
@@ -43,6 +49,7 @@ DOCKER_HOST = Variable(
     "DOCKER_HOST", "The Docker Engine that images are loaded into; default the socket of this machine."
 )
 LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
+LOG_PROMPTS = Variable("PACKAGER_LOG_PROMPTS", "`1` logs what is asked and answered; never logged by default.")
 NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")
 # uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
 SSL_CERT_FILE = Variable("SSL_CERT_FILE", "Certificates to trust for Python package indexes; default pip's `cert`.")
@@ -53,12 +60,15 @@ UV_EXTRA_INDEX_URL = Variable("UV_EXTRA_INDEX_URL", "The older name of `UV_INDEX
 UV_FIND_LINKS = Variable("UV_FIND_LINKS", "uv's folders of wheels; pip uses them too unless it has its own.")
 
 ALL: tuple[Variable, ...] = (
+    API_KEY,
+    API_KEYS,
     API_KEY_FILE,
     CACHE,
     DEBIAN_MIRROR,
     DOCKER_CONFIG,
     DOCKER_HOST,
     LOG_LEVEL,
+    LOG_PROMPTS,
     NO_COLOR,
     OFFLINE,
     REGISTRY_MIRRORS,

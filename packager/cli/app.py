@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "inspect": "Show what is in a package or an image.",
     "verify": "Compare an image with what its package says it is.",
     "serve": "Serve a package on this machine.",
+    "chat": "Talk to a served model or a package.",
     "push": "Push an image to a registry.",
 }
 """Each command's name and one line about it; `cli/NAME.py` has the rest in its `command`."""

@@ -24,6 +24,11 @@ class Console:
         """One line of data."""
         print(_harmless(text), file=sys.stdout)
 
+    def aside(self, text: str) -> None:
+        """A note beside the data, dim where there is colour."""
+        if not self.quiet:
+            print(f"\x1b[2m{text}\x1b[0m" if is_lively(sys.stderr) else text, file=sys.stderr)
+
     def data(self, value: Any) -> None:
         """Data as JSON."""
         sys.stdout.write(readable_json(value).decode())
@@ -55,7 +60,11 @@ def _painted(word: str, colour: int) -> str:
     return f"\x1b[1;{colour}m{word}\x1b[0m" if is_lively(sys.stderr) else word
 
 
+def harmless(text: str) -> str:
+    """`text` with the controls that move a cursor or recolour a terminal made visible."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def _harmless(text: str) -> str:
-    """`text` without the controls that move a cursor or recolour a terminal; further lines are indented."""
-    safe = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-    return safe.replace("\n", "\n  ")
+    """The same for a message, whose further lines are indented."""
+    return harmless(text).replace("\n", "\n  ")
