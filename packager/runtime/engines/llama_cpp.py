@@ -11,7 +11,6 @@ nobody can reach it.
 """
 
 import asyncio
-import math
 import os
 import secrets
 import shutil
@@ -41,6 +40,7 @@ from ..engine import (
 from ..stops import StopText
 from ..threads import in_daemon_thread
 from . import read_options
+from .cores import CPUS, QUOTA, physical_cores
 from .gguf import trained_context
 
 _MOST_SLOTS = 256
@@ -346,18 +346,10 @@ def _cache_type(choice: str) -> Any:
     return {"f16": kinds.GGML_TYPE_F16, "q8_0": kinds.GGML_TYPE_Q8_0, "q4_0": kinds.GGML_TYPE_Q4_0}[choice]
 
 
-def default_threads(cpus: Path = Path("/sys/devices/system/cpu"), quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+def default_threads(cpus: Path = CPUS, quota: Path = QUOTA) -> int:
     """Threads to compute with: the physical cores this process may use, less one for the server itself.
 
     llama.cpp's threads spin until the slowest is done, so one that must share its core stalls all:
     a hello-sized model gave 3400 tokens a second with one thread and 3 with two on two busy cores.
     """
-    siblings = set()
-    for cpu in sorted(os.sched_getaffinity(0)):
-        name = cpus / f"cpu{cpu}/topology/thread_siblings_list"
-        siblings.add(name.read_text().strip() if name.exists() else str(cpu))
-    cores = len(siblings)
-    with suppress(OSError, ValueError):
-        allowed, period = quota.read_text().split()
-        cores = min(cores, math.ceil(int(allowed) / int(period)))
-    return max(1, cores - 1)
+    return max(1, physical_cores(cpus, quota) - 1)
