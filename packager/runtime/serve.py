@@ -7,12 +7,14 @@ A second signal ends the process at once. A load that fails exits 1 with its rea
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -23,6 +25,9 @@ from ..store import Store
 from .load import open_package
 from .logs import event, log_to_stderr
 from .server.app import create_app
+from .server.bounds import Bounds
+from .server.keys import ApiKeys, read_api_keys
+from .server.protocol import BoundedProtocol
 from .server.sse import BrokenStreamError
 from .supervise import Supervisor
 
@@ -34,13 +39,32 @@ def serve(package: Path, host: str = "127.0.0.1", port: int | None = None, store
     """Serve the package folder until a stop signal; gives the process's exit status.
 
     `port` None means the manifest's, 0 any free one (the log says which). Raises PackageError when the
-    folder is no package, LoadError when the address cannot be listened on.
+    folder is no package, LoadError when the API keys cannot be read or the address cannot be listened on.
     """
     log_to_stderr(LOG_LEVEL.get() or "info")
     supervisor = open_package(package, store)
+    config = server_config(supervisor, read_api_keys())
     listener = _listen(host, supervisor.manifest.serving.port if port is None else port)
+    allow_many_files()
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(supervisor, listener))
+        return runner.run(_serve(supervisor, config, listener))
+
+
+def server_config(supervisor: Supervisor, keys: ApiKeys | None = None, bounds: Bounds | None = None) -> uvicorn.Config:
+    """The configuration of uvicorn in our runner. `keys` None lets everybody ask; `bounds` None means the manifest's."""
+    within = bounds or Bounds(body=supervisor.manifest.serving.max_body)
+    return uvicorn.Config(
+        create_app(supervisor, supervisor.manifest, keys, within),
+        http=cast("type[asyncio.Protocol]", partial(BoundedProtocol, within)),
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=cast("int", within.idle_seconds),
+        timeout_graceful_shutdown=_LAST_WRITES,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -51,20 +75,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(supervisor: Supervisor, listener: socket.socket) -> int:
+async def _serve(supervisor: Supervisor, config: uvicorn.Config, listener: socket.socket) -> int:
     quiet_broken_streams()
     host, port = listener.getsockname()[:2]
-    config = uvicorn.Config(
-        create_app(supervisor, supervisor.manifest),
-        http="httptools",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=_LAST_WRITES,
-    )
     server = _Server(config)
     stopping = _stop_signal()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -105,6 +118,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise LoadError(
             f"cannot listen: {error.strerror}", where=f"{host}:{port}", mend="choose another --host or --port"
         ) from error
+
+
+def allow_many_files() -> None:
+    """Take all the file descriptors that the system would give: containers often begin with 1024 of many more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _BrokenStreams(logging.Filter):

@@ -21,7 +21,9 @@ import uvloop
 
 from packager.manifest import EngineManifest, Manifest
 from packager.runtime.load import open_package
-from packager.runtime.server.app import create_app
+from packager.runtime.serve import server_config
+from packager.runtime.server.bounds import Bounds
+from packager.runtime.server.keys import ApiKeys
 from packager.runtime.supervise import Supervisor
 from packager.store import Store
 
@@ -43,17 +45,14 @@ def make_manifest(engine: str = "echo", **serving: int) -> Manifest:
 
 
 class ThreadServer:
-    """The app under uvicorn in a thread, on a free port."""
+    """The app under uvicorn as our runner has it, in a thread, on a free port."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, keys: ApiKeys | None = None, bounds: Bounds | None = None) -> None:
         self.supervisor = supervisor
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(
-            create_app(supervisor, supervisor.manifest), lifespan="on", log_config=None, ws="none", access_log=False
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(server_config(supervisor, keys, bounds))
         self._thread = threading.Thread(target=self._run)
         self._loop: asyncio.AbstractEventLoop
 

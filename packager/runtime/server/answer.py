@@ -1,9 +1,6 @@
-"""Answering a parsed request: submit it, then events or one JSON answer, and a line in the log."""
-
-import logging
+"""Answering a parsed request: submit it, then events or one JSON answer, and what the log will say."""
 
 from ..generation import Generation
-from ..logs import event
 from ..supervise import Supervisor
 from .http import Exchange
 from .sse import Reply, stream_events
@@ -19,7 +16,7 @@ async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply) -> No
             await _whole(exchange, generation, reply)
     finally:
         generation.abort()
-        _log(exchange, generation, reply)
+        _note(exchange, generation, reply)
 
 
 async def _whole(exchange: Exchange, generation: Generation, reply: Reply) -> None:
@@ -31,17 +28,12 @@ async def _whole(exchange: Exchange, generation: Generation, reply: Reply) -> No
         await exchange.answer_json(200, reply.whole("".join(delta.text for delta in deltas), deltas[-1]))
 
 
-def _log(exchange: Exchange, generation: Generation, reply: Reply) -> None:
+def _note(exchange: Exchange, generation: Generation, reply: Reply) -> None:
     usage = generation.usage
-    event(
-        "request",
-        logging.INFO,
-        request=exchange.id,
-        path=exchange.path,
-        status=exchange.status,
-        stream=reply.stream,
-        outcome=generation.outcome,
-        queue_seconds=round(generation.queue_seconds, 4),
-        tokens_in=usage.prompt_tokens if usage else None,
-        tokens_out=usage.completion_tokens if usage else None,
-    )
+    exchange.notes |= {
+        "stream": reply.stream,
+        "outcome": generation.outcome,
+        "queue_seconds": round(generation.queue_seconds, 4),
+        "tokens_in": usage.prompt_tokens if usage else None,
+        "tokens_out": usage.completion_tokens if usage else None,
+    }

@@ -3,21 +3,29 @@
 It stands on ASGI alone: no framework, no middleware.
 """
 
+import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from time import monotonic
+from traceback import format_tb
 from typing import Any
 
+from ...environ import LOG_PROMPTS
 from ...errors import EngineError, PackagerError
 from ...manifest import Manifest
 from ..inputs import new_id
-from ..logs import LOG
+from ..logs import event
 from ..metrics import CONTENT_TYPE
 from ..supervise import Supervisor
 from .answer import answer
+from .bounds import Bounds
 from .describe import describe
+from .guard import Guard
 from .http import ClientGoneError, Exchange, HttpError, Receive, Scope, Send
+from .keys import ApiKeys
 from .openai import models, parse_chat, parse_completion
 from .predict import parse_predict
 from .sse import BrokenStreamError, Reply
@@ -26,21 +34,29 @@ ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Exchange], Awaitable[None]]
 Parse = Callable[[Any, str], Reply]
 _CHAT_PAGE = Path(__file__).with_name("chat.html")
+_PROBES = ("/livez", "/readyz", "/metrics")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def create_app(supervisor: Supervisor, manifest: Manifest) -> ASGI:
-    """The app for one served model.
+def create_app(
+    supervisor: Supervisor, manifest: Manifest, keys: ApiKeys | None = None, bounds: Bounds | None = None
+) -> ASGI:
+    """The app for one served model. `keys` None lets everybody ask; `bounds` None means the manifest's.
 
     Its lifespan starts the supervisor (loading goes on in the background, so probes answer)
     and stops it. A host without lifespan does both itself.
     """
-    return _App(supervisor, manifest)
+    within = bounds or Bounds(body=manifest.serving.max_body)
+    return _App(supervisor, manifest, Guard(within, keys, manifest.serving.cors_origins), within)
 
 
 class _App:
-    def __init__(self, supervisor: Supervisor, manifest: Manifest) -> None:
+    def __init__(self, supervisor: Supervisor, manifest: Manifest, guard: Guard, bounds: Bounds) -> None:
         self._supervisor = supervisor
         self._manifest = manifest
+        self._guard = guard
+        self._bounds = bounds
+        self._log_texts = LOG_PROMPTS.get() == "1"
         self._created = int(time.time())
         name = manifest.name
         self._routes: dict[str, dict[str, Handler]] = {
@@ -60,7 +76,7 @@ class _App:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._exchange(Exchange(scope, receive, send, new_id()))
+            await self._exchange(Exchange(scope, receive, send, new_id(), self._bounds))
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -73,7 +89,9 @@ class _App:
             await send({"type": "lifespan.shutdown.complete"})
 
     async def _exchange(self, exchange: Exchange) -> None:
+        exchange.keeps_texts = self._log_texts
         try:
+            self._guard.admit(exchange)
             await self._route(exchange)(exchange)
         except ClientGoneError:
             await exchange.answer_nobody()
@@ -81,19 +99,23 @@ class _App:
             await exchange.answer_error(error)
         except BrokenStreamError:
             raise
-        except Exception:
-            LOG.exception("unexpected failure", extra={"fields": {"request": exchange.id, "path": exchange.path}})
+        except Exception as error:
+            _log_unexpected(exchange, error)
             if exchange.status:
-                raise
+                raise BrokenStreamError(exchange.id) from error
             await exchange.answer_error(EngineError("unexpected failure"))
+        finally:
+            _log(exchange)
 
     def _route(self, exchange: Exchange) -> Handler:
         methods = self._routes.get(exchange.path)
         if methods is None:
-            raise HttpError(404, f"there is no {exchange.path} here; /openapi.json lists what there is")
-        handler = methods.get(exchange.method)
+            raise HttpError(404, f"there is no {exchange.path[:100]} here; /openapi.json lists what there is")
+        allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+        if exchange.method == "OPTIONS":
+            return partial(_options, allowed.encode())
+        handler = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         if handler is None:
-            allowed = ", ".join(methods)
             raise HttpError(405, f"{exchange.path} takes {allowed} only", headers=[(b"allow", allowed.encode())])
         return handler
 
@@ -124,3 +146,31 @@ class _App:
 
     async def _chat(self, exchange: Exchange) -> None:
         await exchange.answer(200, _CHAT_PAGE.read_bytes(), b"text/html; charset=utf-8")
+
+
+async def _options(allowed: bytes, exchange: Exchange) -> None:
+    await exchange.answer(200, b"", b"text/plain", [(b"allow", allowed)])
+
+
+def _log(exchange: Exchange) -> None:
+    """One line for each request; probes come too often to be told of."""
+    trace = exchange.header(b"traceparent") or b""
+    event(
+        "request",
+        logging.DEBUG if exchange.path in _PROBES else logging.INFO,
+        request=exchange.id,
+        **({"client_request": exchange.their_id} if exchange.their_id else {}),
+        **({"traceparent": trace.decode()} if _TRACEPARENT.fullmatch(trace) else {}),
+        method=exchange.method,
+        path=exchange.path[:200],
+        status=exchange.status,
+        seconds=round(monotonic() - exchange.began, 4),
+        **exchange.notes,
+        **({"output": b"".join(exchange.sent).decode(errors="replace")} if exchange.keeps_texts else {}),
+    )
+
+
+def _log_unexpected(exchange: Exchange, error: Exception) -> None:
+    """Where it happened, and not the exception's own words: they may quote a prompt."""
+    trace = "".join(format_tb(error.__traceback__))
+    event("unexpected failure", logging.ERROR, request=exchange.id, error=type(error).__name__, trace=trace)

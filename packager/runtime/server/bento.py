@@ -18,11 +18,12 @@ import bentoml
 from ...environ import LOG_LEVEL
 from ..load import open_package
 from ..logs import log_to_stderr
-from ..serve import quiet_broken_streams
+from ..serve import allow_many_files, quiet_broken_streams
 from ..supervise import Supervisor
 from .app import create_app
+from .keys import read_api_keys
 
-OUR_ROUTES = "predict,v1/.*,openapi.json"
+OUR_ROUTES = "/predict,/v1/,/v2,/chat,/openapi.json"
 """Not traced: BentoML opens a span for every chunk of a stream, which costs more than the chunk."""
 
 FIRST_BYTE_SECONDS = 3600
@@ -31,7 +32,9 @@ It keeps a timer for each request this long, so a day would cost memory."""
 
 
 def make_service(package: Path) -> Any:
-    """The BentoML service for the package folder. Raises PackageError when it is none.
+    """The BentoML service for the package folder.
+
+    Raises PackageError when it is none, LoadError when the API keys cannot be read.
 
     One worker: the engine has one owner. No concurrency limit of BentoML's: it knows no queue and
     answers without Retry-After.
@@ -39,12 +42,13 @@ def make_service(package: Path) -> Any:
     supervisor = open_package(package)
     manifest = supervisor.manifest
 
-    @bentoml.asgi_app(create_app(supervisor, manifest), path="/")
+    @bentoml.asgi_app(create_app(supervisor, manifest, read_api_keys()), path="/")
     class PackagedModel:
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
             log_to_stderr(LOG_LEVEL.get() or "info")
             quiet_broken_streams()
+            allow_many_files()
             supervisor.start()
             _drain_first(supervisor)
             if "BENTOML_CONTAINERIZED" in os.environ:

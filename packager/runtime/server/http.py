@@ -1,14 +1,17 @@
 """One HTTP request over ASGI: its body, its answer, and its client's departure."""
 
 import asyncio
-import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 
 import orjson
 
-from ...errors import ContextLengthError, OverloadedError, PackagerError, RequestError, UnavailableError
+from ...errors import DeadlineError, OverloadedError, PackagerError, RequestError, UnavailableError
+from .bounds import Bounds
+from .strictjson import parse_json
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,15 +19,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-BODY_LIMIT = 2 * 1024 * 1024
-"""Bytes of a request's body; a context of 100,000 tokens is about 500 kB of text."""
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class HttpError(RequestError):
     """A request refused by what HTTP itself says: no such route or model, body too large."""
 
-    def __init__(self, status: int, what: str, *, where: str = "", headers: Headers = ()) -> None:
-        super().__init__(what, where=where)
+    def __init__(self, status: int, what: str, *, where: str = "", mend: str = "", headers: Headers = ()) -> None:
+        super().__init__(what, where=where, mend=mend)
         self.status = status
         self.headers = tuple(headers)
 
@@ -34,29 +36,104 @@ class ClientGoneError(Exception):
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    `id` is ours; `their_id` the client's own X-Request-Id, which the answer gives back. `headers` are those that every
+    answer has beside its own, `notes` what the log will say of the request. With `keeps_texts` its body is among
+    the notes, and what was answered in `sent`.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, bounds: Bounds) -> None:
         self.id = request_id
         self.path: str = scope["path"]
         self.method: str = scope["method"]
         self.status = 0
+        self.error_shape: Callable[[PackagerError], Any] = error_body
+        self.notes: dict[str, Any] = {}
+        self.keeps_texts = False
+        self.sent: list[bytes] = []
+        self.began = monotonic()
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._bounds = bounds
+        self._unread = self.header(b"content-length") != b"0" and (
+            self.header(b"content-length") is not None or self.header(b"transfer-encoding") is not None
+        )
+        asked = self.header(b"x-request-id") or b""
+        self.their_id = asked.decode() if _REQUEST_ID.fullmatch(asked) else ""
+        self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", (self.their_id or self.id).encode())]
+
+    @property
+    def head(self) -> list[tuple[bytes, bytes]]:
+        """The request's headers as they came, names in lower case."""
+        fields: list[tuple[bytes, bytes]] = self._scope["headers"]
+        return fields
+
+    @property
+    def url_size(self) -> int:
+        """Bytes of the path and the query, as they came."""
+        return len(self._scope.get("raw_path") or self.path.encode()) + len(self._scope.get("query_string") or b"")
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this name (in lower case)."""
+        return next((value for key, value in self._scope["headers"] if key == name), None)
 
     async def json(self) -> Any:
-        """The body as JSON, read strictly. Raises HttpError (413) or RequestError."""
-        return parse_json(await self._body())
+        """The body as JSON, read strictly. Raises HttpError (408, 413, 415) or RequestError."""
+        kind = (self.header(b"content-type") or b"application/json").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise HttpError(415, "the body must be JSON", mend="send it with `Content-Type: application/json`")
+        return parse_json(await self.body())
+
+    async def body(self) -> bytes:
+        """The body. Raises HttpError when it is too large, compressed, or does not come."""
+        if (self.header(b"content-encoding") or b"identity").lower() != b"identity":
+            raise HttpError(415, "the body is compressed", mend="send it as it is")
+        length = self.header(b"content-length") or b""
+        if length.isdigit() and int(length) > self._bounds.body:
+            raise self._too_large()
+        begun = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(begun + self._bounds.body_seconds) as limit:
+                return await self._read(begun, limit)
+        except TimeoutError:
+            raise HttpError(408, "the body did not come in time") from None
+
+    async def _read(self, begun: float, limit: asyncio.Timeout) -> bytes:
+        pieces, size, more = list[bytes](), 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > self._bounds.body:
+                raise self._too_large()
+            pieces.append(piece)
+            more = message.get("more_body", False)
+            limit.reschedule(begun + self._bounds.body_seconds + size / self._bounds.body_rate)
+        self._unread = False
+        body = b"".join(pieces)
+        if self.keeps_texts:
+            self.notes["input"] = body.decode(errors="replace")
+        return body
+
+    def _too_large(self) -> HttpError:
+        return HttpError(413, f"the body is larger than {self._bounds.body} bytes")
 
     async def start(self, status: int, content_type: bytes, headers: Headers = ()) -> None:
         """Send the head of the answer."""
         self.status = status
-        head = [(b"content-type", content_type), (b"x-request-id", self.id.encode()), *headers]
+        head = [(b"content-type", content_type), *self.headers, *headers]
+        if self._unread:  # what is left of the body would be taken for the next request, or be read for ever
+            head.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": status, "headers": head})
 
     async def write(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the answer. Waits while the client is slow to read: nothing piles up here."""
+        if self.keeps_texts:
+            self.sent.append(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def answer(self, status: int, data: bytes, content_type: bytes, headers: Headers = ()) -> None:
@@ -76,9 +153,9 @@ class Exchange:
         await self.answer(499, b"", b"text/plain")
 
     async def answer_error(self, error: PackagerError) -> None:
-        """Send an error in OpenAI's shape, with the status that fits it."""
+        """Send an error in the shape of this route (OpenAI's, unless it is another's), with the status that fits it."""
         status, headers = _status(error)
-        await self.answer_json(status, error_body(error), headers)
+        await self.answer_json(status, self.error_shape(error), headers)
 
     @asynccontextmanager
     async def watching(self, on_departure: Callable[[], None]) -> AsyncIterator[None]:
@@ -96,46 +173,19 @@ class Exchange:
             pass
         on_departure()
 
-    async def _body(self) -> bytes:
-        if _declared_length(self._scope) > BODY_LIMIT:
-            raise _too_large()
-        pieces, size, more = [], 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > BODY_LIMIT:
-                raise _too_large()
-            pieces.append(piece)
-            more = message.get("more_body", False)
-        return b"".join(pieces)
-
-
-def parse_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no duplicate keys, no NaN, no nesting beyond the interpreter's. Raises RequestError."""
-    try:
-        return _DECODER.decode(body.decode())
-    except UnicodeDecodeError:
-        raise RequestError("the body is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise RequestError("the body is nested too deep") from None
-    except ValueError as error:
-        raise RequestError(f"the body is not strict JSON: {error}") from None
-
 
 def error_body(error: PackagerError) -> dict[str, Any]:
-    """The error as OpenAI's clients read it. An engine's own failure is not told in detail: logs have it."""
+    """The error as OpenAI's clients read it."""
+    parameter = error.problems[0].where if isinstance(error, RequestError) and error.problems[0].where else None
+    return {"error": {"message": error_text(error), "type": _type(error), "param": parameter, "code": error.code}}
+
+
+def error_text(error: PackagerError) -> str:
+    """What a client is told. An engine's own failure is not told in detail: logs have it."""
+    if not isinstance(error, RequestError | UnavailableError | DeadlineError):
+        return "the engine failed; the answer is not complete"
     problem = error.problems[0]
-    message = f"{problem.what}; {problem.mend}" if problem.mend else problem.what
-    if not isinstance(error, RequestError | UnavailableError):
-        message = "the engine failed; the answer is not complete"
-    code = "invalid_request" if isinstance(error, HttpError) else error.code
-    parameter = problem.where if isinstance(error, RequestError) and problem.where else None
-    return {"error": {"message": message, "type": _type(error), "param": parameter, "code": code}}
+    return f"{problem.what}; {problem.mend}" if problem.mend else problem.what
 
 
 def _type(error: PackagerError) -> str:
@@ -149,36 +199,7 @@ def _type(error: PackagerError) -> str:
 def _status(error: PackagerError) -> tuple[int, Headers]:
     if isinstance(error, HttpError):
         return error.status, error.headers
-    if isinstance(error, ContextLengthError | RequestError):
-        return 400, ()
     if isinstance(error, OverloadedError):
         return 429, [(b"retry-after", str(error.retry_after).encode())]
-    return (503 if isinstance(error, UnavailableError) else 500), ()
-
-
-def _too_large() -> HttpError:
-    # The rest of the body is not read, so the connection cannot be used again.
-    return HttpError(413, f"the body is larger than {BODY_LIMIT} bytes", headers=[(b"connection", b"close")])
-
-
-def _declared_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+    kinds = ((RequestError, 400), (UnavailableError, 503), (DeadlineError, 504), (PackagerError, 500))
+    return next(status for kind, status in kinds if isinstance(error, kind)), ()

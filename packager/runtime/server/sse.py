@@ -13,11 +13,10 @@ import orjson
 from ...errors import PackagerError
 from ..engine import Delta, GenerationRequest
 from ..generation import Generation
-from .http import Exchange, error_body
+from .http import Exchange
 
 _CONTENT_TYPE = b"text/event-stream; charset=utf-8"
 _HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # nginx would hold the tokens back
-_DONE = b"data: [DONE]\n\n"
 _MARK = "\x00"
 _ENCODED_MARK = b'"\\u0000"'
 
@@ -31,12 +30,13 @@ class BrokenStreamError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EventShape:
-    """How a stream looks: what opens it, what stands around a token, and its closing events by the last Delta."""
+    """How a stream looks: what opens it, what stands around a token, its closing events by the last Delta, its end."""
 
     opening: bytes
     before: bytes
     after: bytes
     closing: Callable[[Delta], bytes]
+    done: bytes = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,9 @@ async def stream_events(exchange: Exchange, generation: Generation, shape: Event
                 opening = b""
                 batch = await generation.batch()
         except PackagerError as error:
-            await exchange.write(encode_event(error_body(error)), more=True)
+            await exchange.write(encode_event(exchange.error_shape(error)), more=True)
             raise BrokenStreamError(generation.request.id) from error
-        await exchange.write(shape.closing(last) + _DONE, more=False)
+        await exchange.write(shape.closing(last) + shape.done, more=False)
 
 
 def _events(batch: list[Delta], shape: EventShape) -> bytes:

@@ -13,7 +13,7 @@ from fakes.serving import ThreadServer, make_manifest, thread_server, wait_until
 
 from packager.runtime.engine import EngineHealth
 from packager.runtime.metrics import Metrics
-from packager.runtime.server.http import BODY_LIMIT
+from packager.runtime.server.bounds import Bounds
 from packager.runtime.supervise import Supervisor
 
 WORDS = "one two three four five"
@@ -137,8 +137,8 @@ def test_predict(server):
         ("POST", "/predict", b'{"prompt": "a", "temperature": NaN}', 400, "NaN is not JSON"),
         ("POST", "/predict", b'{"prompt": "a", "n": 16384}', 400, "n is not supported"),
         ("POST", "/predict", b"[]", 400, "must be a JSON object"),
-        ("POST", "/predict", b"[" * 100_000, 400, "nested too deep"),
-        ("GET", "/predict", b"", 405, "/predict takes POST only"),
+        ("POST", "/predict", b"[" * 100_000, 400, "nested deeper than 64"),
+        ("GET", "/predict", b"", 405, "/predict takes POST, OPTIONS only"),
         ("POST", "/nothing", b"", 404, "there is no /nothing here"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_declared_body_that_is_too_large_is_refused_unread(server):
 
 def test_a_chunked_body_that_is_too_large_is_cut_off(server):
     def endless():
-        for _ in range(BODY_LIMIT // 65536 + 2):
+        for _ in range(Bounds().body // 65536 + 2):
             yield b" " * 65536
 
     assert httpx.post(server.url + "/predict", content=endless()).status_code == 413
@@ -165,7 +165,7 @@ def test_a_chunked_body_that_is_too_large_is_cut_off(server):
 
 def test_the_largest_body_is_read(server):
     body = json.dumps({"prompt": "x", "max_tokens": 1}).encode()
-    assert httpx.post(server.url + "/predict", content=body.ljust(BODY_LIMIT)).status_code == 200
+    assert httpx.post(server.url + "/predict", content=body.ljust(Bounds().body)).status_code == 200
 
 
 def test_probes_and_description(server):

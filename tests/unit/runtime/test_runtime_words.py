@@ -1,4 +1,4 @@
-"""The small pure pieces: JSON, logs, metrics, events, the description."""
+"""The small pure pieces: errors, logs, metrics, events, the description."""
 
 import io
 import json
@@ -19,33 +19,11 @@ from packager.runtime.engine import Delta, Usage
 from packager.runtime.logs import LOG, JsonLines, event
 from packager.runtime.metrics import Metrics
 from packager.runtime.server.describe import describe
-from packager.runtime.server.http import HttpError, error_body, parse_json
+from packager.runtime.server.http import HttpError, error_body
 from packager.runtime.server.openai import parse_chat, parse_completion
 from packager.runtime.server.sse import token_template
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [
-        (b"{", "not JSON"),
-        (b"", "not JSON"),
-        (b"\xff", "not UTF-8"),
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
-        (b'{"a": NaN}', "NaN is not JSON"),
-        (b'{"a": -Infinity}', "-Infinity is not JSON"),
-        (b"[" * 100_000, "nested too deep"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not strict JSON"),
-    ],
-)
-def test_json_is_read_strictly(body, what):
-    with pytest.raises(RequestError, match=what):
-        parse_json(body)
-
-
-def test_good_json():
-    assert parse_json(b'{"a": [1, "\xc3\xa9"]}') == {"a": [1, "é"]}
 
 
 @pytest.mark.parametrize(
