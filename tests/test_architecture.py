@@ -68,6 +68,8 @@ BORDERS = {
 }
 
 LONGEST_FUNCTION, LONGEST_MODULE, MOST_PARAMETERS = 60, 400, 6
+RECORDS = "recipes/records/"
+"""What .ci/record.py writes, one name a line."""
 
 
 def unit(name: str) -> str:
@@ -168,7 +170,7 @@ def test_the_tail_of_the_code_is_held() -> None:
     found = []
     for name, path in MODULES.items():
         lines = path.read_text("utf-8").count("\n")
-        if lines > LONGEST_MODULE:
+        if lines > LONGEST_MODULE and not name.startswith(RECORDS):
             found.append(f"packager/{name} has {lines} lines")
         for node in ast.walk(TREES[name]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

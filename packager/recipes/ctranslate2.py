@@ -1,6 +1,9 @@
 """CTranslate2: converted model folders in int8 or float16, on CPU or GPU."""
 
-from .recipe import Recipe
+from .recipe import Format, Recipe
+from .records.ctranslate2 import RECORD
+
+_TABLE = "CTranslate2 docs/quantization.md, supported types; on CPU tried with 4.8.5 (get_supported_compute_types)"
 
 RECIPE = Recipe(
     engine="ctranslate2",
@@ -10,5 +13,17 @@ RECIPE = Recipe(
     folder=True,
     data_files=("model.bin",),  # CTranslate2's own binary format
     companions=("jinja2>=3.1.5,<4", "tokenizers>=0.22,<0.24"),
-    system_packages=("libgomp1",),
+    system_packages={"libgomp1": "OpenMP (libgomp.so.1)"},
+    formats={
+        "compute_type": (
+            Format("int8", _TABLE, floor=61),
+            Format("int8_float32", _TABLE, floor=61),
+            Format("int8_float16", _TABLE, floor=70, cpu=False),
+            Format("int8_bfloat16", _TABLE, floor=80, cpu=False),
+            Format("float32", _TABLE),
+            Format("float16", _TABLE, floor=70, cpu=False),
+            Format("bfloat16", _TABLE, floor=80, cpu=False),
+        ),
+    },
+    record=RECORD,
 )

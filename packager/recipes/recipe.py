@@ -5,6 +5,50 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Format:
+    """One number format: what it needs, and who says so.
+
+    `name` is a word of the spec, or what weights call their own quantization: `METHOD`, `METHOD:KIND`.
+    `floor` is the lowest compute capability that runs it, ten times NVIDIA's (89 for 8.9); 0 leaves it to the
+    engine's own. `cpu` says that it runs without a GPU too. Below `native` it runs as `note` says. `fallback` is what
+    the engine takes instead below `floor` where the spec says `auto`.
+    `weights`, of a quantization, names the weights that are quantized so; with `at_load` the engine makes it of plain
+    weights too, else `made_by` says what makes them. `needs` are distributions that it takes beside the engine.
+    `source` is where the row is from.
+    """
+
+    name: str
+    source: str
+    floor: int = 0
+    cpu: bool = True
+    native: int = 0
+    note: str = ""
+    fallback: str = ""
+    weights: tuple[str, ...] = ()
+    at_load: bool = False
+    made_by: str = ""
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the engine's own registry names at `version`; `.ci/record.py` reads and writes it.
+
+    `python` is the distribution's Requires-Python. `architectures` are what weights call the models that it generates
+    with (`config.json`, GGUF header, model.bin), `converts` those that its converter makes such weights of.
+    `removed` maps what it had once to the last version that did; `methods` what weights call their quantization to
+    the lowest compute capability that the engine declares for it, or 0.
+    """
+
+    version: str
+    python: str
+    architectures: tuple[str, ...] = ()
+    converts: tuple[str, ...] = ()
+    removed: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """The facts of one engine.
 
@@ -17,22 +61,37 @@ class Recipe:
     `data_files` are files of this format that are data, though others of their name are pickles.
     `own_code` says that it can run code which the weights bring, `adapters` that it serves LoRA adapters.
     `most_requests` is how many requests the engine can run at once, where it has a limit.
-    `system_packages` are Debian packages the engine loads at run time.
+    `system_packages` are Debian packages the engine loads at run time, each with what for.
+    `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`.
+    `formats` are number formats by where they are said: `quantization`, `weights` (their own config), or an option of
+    the engine. `record` is what the engine's registry says; None when there is none to read.
     """
 
     engine: str
     distribution: str | None
     default_version: str
     weights: tuple[str, ...]
-    quantizations: tuple[str, ...] = ("none",)
     most_requests: int | None = None
-    system_packages: tuple[str, ...] = ()
+    system_packages: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     companions: tuple[str, ...] = ()
     folder: bool = False
     data_files: tuple[str, ...] = ()
     own_code: bool = False
     adapters: bool = False
+    floor: int = 0
+    floor_source: str = ""
+    formats: Mapping[str, tuple[Format, ...]] = field(default_factory=dict)
+    record: Record | None = None
+
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        """The words of `quantization` that it knows."""
+        return ("none", *(one.name for one in self.formats.get("quantization", ())))
+
+    def format(self, where: str, name: str) -> Format | None:
+        """The row for `name`, said at `where`; None when there is none."""
+        return next((one for one in self.formats.get(where, ()) if one.name == name), None)
 
     def entry(self, paths: Sequence[str], chosen: str | None) -> str | None:
         """What of the weights the engine opens: `chosen`, else the only file it can open (`.`: the whole folder).

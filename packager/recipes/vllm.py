@@ -1,6 +1,14 @@
 """vLLM: safetensors in every quantization that its weights' config names; bitsandbytes by its plugin."""
 
-from .recipe import Recipe
+from .recipe import Format, Recipe
+from .records.vllm import RECORD
+
+_MARLIN = "they are unpacked to 16 bits for each product (Marlin): the memory is saved, the time is not"
+_W8A8 = "vllm 0.32.0, compressed_tensors_w8a8_fp8.py and compressed_tensors_w8a16_fp8.py get_min_capability"
+_BITSANDBYTES = "vllm-bnb-plugin 0.0.3, quantization/config.py get_min_capability"
+_DTYPES = "vllm 0.32.0, platforms/cuda.py check_if_supports_dtype"
+_FP8_CACHE = "vllm 0.32.0: flashinfer.py takes it from 8.0 on, triton_attn.py refuses it below 8.9, cpu_attn.py has it"
+_CACHE = "vllm 0.32.0, triton_attn.py and cpu_attn.py supported_kv_cache_dtypes"
 
 RECIPE = Recipe(
     engine="vllm",
@@ -10,8 +18,63 @@ RECIPE = Recipe(
     folder=True,
     own_code=True,
     adapters=True,
-    quantizations=("none", "awq", "gptq", "fp8", "nf4"),
     plugins={"nf4": ("vllm-bnb-plugin",)},
-    # Triton compiles kernels at the first request: a C compiler and Python's headers must be there.
-    system_packages=("gcc", "libc6-dev", "libgomp1", "libnuma1", "python3-dev"),
+    system_packages={
+        "gcc": "Triton compiles kernels at the first request (triton's _find_compiler)",
+        "libc6-dev": "headers for what Triton compiles",
+        "libgomp1": "OpenMP (libgomp.so.1)",
+        "libnuma1": "memory near the cores (libnuma.so.1)",
+        "python3-dev": "Python.h, for what Triton compiles",
+    },
+    floor=75,
+    floor_source="the 0.33.0 wheel's machine code begins with sm_75 (cuobjdump)",
+    formats={
+        "quantization": (
+            Format(
+                "awq",
+                "vllm 0.32.0, auto_awq.py get_min_capability",
+                floor=75,
+                weights=("awq", "auto_awq", "awq_marlin"),
+                made_by="GPTQModel",
+            ),
+            Format(
+                "gptq",
+                "vllm 0.32.0, auto_gptq.py get_min_capability",
+                floor=60,
+                weights=("gptq", "auto_gptq", "gptq_marlin"),
+                made_by="GPTQModel",
+            ),
+            Format(
+                "fp8",
+                "vllm 0.32.0, fp8.py get_min_capability",
+                floor=75,
+                native=89,
+                note=_MARLIN,
+                weights=("fp8", "fbgemm_fp8", "modelopt:fp8", "compressed-tensors:float-quantized"),
+                made_by="llm-compressor or NVIDIA ModelOpt",
+            ),
+            Format("nf4", _BITSANDBYTES, floor=70, weights=("bitsandbytes:nf4",), at_load=True),
+        ),
+        "weights": (
+            Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",)),
+            Format("fp8", "vllm 0.32.0, fp8.py get_min_capability", floor=75, native=89, note=_MARLIN),
+            Format("compressed-tensors:float-quantized", _W8A8, floor=75, native=89, note=_MARLIN),
+            Format("modelopt:fp8", "vllm 0.32.0, modelopt.py get_min_capability", floor=80, native=89, note=_MARLIN),
+            Format("modelopt_fp4", "vllm 0.32.0, modelopt.py get_min_capability", floor=75, native=100, note=_MARLIN),
+            Format("compressed-tensors:nvfp4-pack-quantized", _W8A8, floor=75, native=100, note=_MARLIN),
+        ),
+        "dtype": (
+            Format("bfloat16", _DTYPES, floor=80, fallback="float16"),
+            Format("float16", _DTYPES, floor=60),
+            Format("float32", _DTYPES),
+        ),
+        "kv_cache": (
+            Format("bfloat16", _CACHE, floor=80, cpu=False),
+            Format("fp8", _FP8_CACHE, floor=80),
+            Format("fp8_e4m3", _FP8_CACHE, floor=80),
+            Format("fp8_e5m2", _FP8_CACHE, floor=80),
+            Format("int8_per_token_head", _CACHE, cpu=False),
+        ),
+    },
+    record=RECORD,
 )

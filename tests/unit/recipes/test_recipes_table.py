@@ -3,16 +3,18 @@
 import ast
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 from fakes.locks import make_spec
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from packager import recipes
 from packager.lock.drift import engine_version, python_requirements, system_packages
 from packager.recipes import RECIPES
+from packager.recipes.gpus import CURRENT, GPUS, LEGACY, shown
 from packager.recipes.servers import REQUIREMENTS, SYSTEM_PACKAGES
 from packager.spec.engine import EngineSpec
 from packager.spec.model import NO_WEIGHTS, Quantization
@@ -24,7 +26,7 @@ ENGINES = tuple(tag_of(model) for model in models_in(EngineSpec))
 
 
 def test_table_and_spec_and_files_name_the_same_engines():
-    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "recipe", "servers"}
+    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "gpus", "recipe", "servers"}
     assert set(RECIPES) == set(ENGINES) == files
     assert all(RECIPES[name].engine == name for name in RECIPES)
 
@@ -38,7 +40,7 @@ def test_facts_are_well_formed(engine):
     assert set(recipe.plugins) <= set(recipe.quantizations)
     assert bool(recipe.weights) == (engine not in NO_WEIGHTS)
     assert recipe.folder or all(ending.startswith(".") for ending in recipe.weights)
-    assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) for name in recipe.system_packages)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) and why for name, why in recipe.system_packages.items())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -92,9 +94,84 @@ def test_the_engines_version():
     assert engine_version(make_spec()) == RECIPES["echo"].default_version
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+MODELS = {tag_of(model): model for model in models_in(EngineSpec)}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_formats_are_what_the_spec_can_say(engine):
+    """Every value of an engine's option has its row, and every row is said somewhere."""
+    fields = MODELS[engine].model_fields
+    for where, rows in RECIPES[engine].formats.items():
+        names = [row.name for row in rows]
+        assert len(names) == len(set(names))
+        if where == "quantization":
+            assert set(names) <= set(get_args(Quantization))
+        elif where != "weights":
+            assert set(names) == set(get_args(fields[where].annotation)) - {"auto"}
+    worded = {"dtype", "kv_cache", "compute_type"} & set(fields)
+    assert worded <= set(RECIPES[engine].formats)
+    assert all(get_origin(fields[name].annotation) is Literal for name in worded)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_say_where_they_are_from_and_what_they_mean(engine):
+    recipe = RECIPES[engine]
+    capabilities = {gpu.capability for gpu in GPUS.values()}
+    assert bool(recipe.floor) == bool(recipe.floor_source)
+    for where, rows in recipe.formats.items():
+        for row in rows:
+            assert re.search(r"\d", row.source), row  # a version, or a document that has one
+            assert {row.floor, row.native} <= capabilities | {0}
+            assert bool(row.native) == bool(row.note)
+            assert row.floor < row.native or not row.native
+            assert bool(row.weights) == (where == "quantization")
+            assert (row.at_load or bool(row.made_by)) == (where == "quantization")
+            assert not row.needs or where == "weights"
+            assert not row.fallback or recipe.format(where, row.fallback)
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name not in NO_WEIGHTS])
+def test_a_record_is_of_the_version_that_is_packaged(engine):
+    """A recipe that moves its version without `.ci/record.py ENGINE` fails here."""
+    record = RECIPES[engine].record
+    assert record is not None
+    assert record.version == RECIPES[engine].default_version
+    assert SpecifierSet(record.python).contains("3.11.2")
+    for names in (record.architectures, record.converts, tuple(record.removed), tuple(record.methods)):
+        assert list(names) == sorted(set(names))
+    assert record.architectures
+    assert not set(record.removed) & set(record.architectures)
+    assert all(Version(last) < Version(record.version) for last in record.removed.values())
+
+
+def test_records_know_what_the_walk_throughs_are_about():
+    vllm, transformers = RECIPES["vllm"].record, RECIPES["transformers"].record
+    assert vllm.removed["BaichuanForCausalLM"] == vllm.removed["BaiChuanForCausalLM"] == "0.23.0"
+    assert {"Qwen2ForCausalLM", "InternLM2ForCausalLM", "MistralForCausalLM"} <= set(vllm.architectures)
+    assert "PhiForCausalLM" in vllm.architectures  # through transformers' own class
+    assert "BambaForCausalLM" in vllm.architectures  # called removed, and runs through transformers' own class
+    assert {"Qwen2ForCausalLM", "MistralForCausalLM", "PhiForCausalLM"} <= set(transformers.architectures)
+    assert "BaichuanForCausalLM" not in transformers.architectures
+    assert {"llama", "qwen2", "phi2", "baichuan"} <= set(RECIPES["llama_cpp"].record.architectures)
+    assert {"MistralForCausalLM", "PhiForCausalLM"} <= set(RECIPES["ctranslate2"].record.converts)
+    assert vllm.methods["awq"] == 75
+
+
+def test_gpus():
+    known = {"t4": 75, "a100-40gb": 80, "a10g": 86, "l4": 89, "h200": 90, "b200": 100, "b300": 103, "rtx-5090": 120}
+    assert {name: GPUS[name].capability for name in known} == known
+    for name, gpu in GPUS.items():
+        assert re.fullmatch(r"[a-z0-9]+(?:-[a-z0-9]+)*", name)
+        assert 50 <= gpu.capability <= 121
+        assert 4 <= gpu.memory <= 512
+        assert (gpu.source == LEGACY) == (gpu.capability < 75)
+        assert gpu.source in (CURRENT, LEGACY) or "A10" in gpu.source
+    assert (shown(89), shown(120)) == ("8.9", "12.0")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.relative_to(FOLDER).as_posix())
 def test_recipes_open_run_and_ask_nothing(path):
-    allowed = {"collections.abc", "dataclasses", "recipe", ""}
+    allowed = {"collections.abc", "dataclasses", "recipe", "", *(f"records.{name}" for name in ENGINES)}
     tree = ast.parse(path.read_text())
     imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported <= allowed
