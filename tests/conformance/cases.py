@@ -28,7 +28,8 @@ class Case:
     `weights` names the model: empty for none, `tiny` and `hello` are GGUF files, else an architecture of
     fakes.models, which `ctranslate2` gets converted. `slow` are options that make it slow enough to be caught in
     the middle. `starts` is how often it is started and stopped in a row. With `whole` false it only runs the tests
-    of text: one model of an engine proves the rest.
+    of text: one model of an engine proves the rest. `process` is a word of the command line of the engine's own
+    process, where it has one.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Case:
     quantization: str = "none"
     whole: bool = True
     starts: int = 10
+    process: str = ""
 
     @property
     def id(self) -> str:

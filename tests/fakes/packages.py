@@ -23,7 +23,7 @@ def make_package(
 ) -> Path:
     """Write a package named `hello` into `folder`.
 
-    `weights` is a file that is shipped inside it; `source` a folder that `load()` fetches weights.bin from.
+    `weights` is a file or folder that is shipped inside it; `source` a folder that `load()` fetches weights.bin from.
     """
     (folder / "model").mkdir(parents=True)
     manifest = Manifest(
@@ -57,11 +57,17 @@ def vendor(folder: Path) -> None:
 
 
 def _ship(weights: Path, folder: Path) -> WeightsManifest:
-    data = weights.read_bytes()
     (folder / "data").mkdir()
-    shutil.copyfile(weights, folder / "data" / weights.name)
-    file = WeightsFile(weights.name, len(data), sha256(data).hexdigest())
-    return WeightsManifest("file://weights", "", "in_image", weights.name, (file,))
+    entry = "." if weights.is_dir() else weights.name
+    copied = shutil.copytree if weights.is_dir() else shutil.copyfile
+    copied(weights, folder / "data" / entry, **({"dirs_exist_ok": True} if weights.is_dir() else {}))
+    files = []
+    for path in sorted((folder / "data").rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            name = path.relative_to(folder / "data").as_posix()
+            files.append(WeightsFile(name, len(data), sha256(data).hexdigest()))
+    return WeightsManifest("file://weights", "", "in_image", entry, tuple(files))
 
 
 def _fetched(source: Path) -> WeightsManifest:
