@@ -15,10 +15,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from ..engine import (
 from ..stops import StopText
 from ..threads import in_daemon_thread
 from . import read_options
+from .calls import Call
 from .cores import CPUS, QUOTA, physical_cores
 from .gguf import trained_context
 
@@ -74,7 +73,7 @@ class LlamaCppEngine:
         self._slots = min(setup.slots, _MOST_SLOTS)
         self._server: Any = None
         self._pool = ThreadPoolExecutor(self._slots, thread_name_prefix="llama_cpp")
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call[str]] = {}
         self._reason = "the engine has not started"
 
     async def start(self) -> EngineFacts:
@@ -130,14 +129,14 @@ class LlamaCppEngine:
         return parameters
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        call = _Call(asyncio.get_running_loop())
+        call = Call[str](asyncio.get_running_loop())
         self._calls[request.id] = call
         work = self._pool.submit(self._run, request, call)
         reader = _Reader("prompt" if request.messages is None else "messages")
         stop = StopText(request.sampling.stop)
         met = False
         try:
-            async for chunk in call.chunks():
+            async for chunk in call.items():
                 text, tokens = reader.read(chunk)
                 if call.cancelled or not tokens:
                     continue
@@ -153,18 +152,18 @@ class LlamaCppEngine:
             call.cancelled = True
             del self._calls[request.id]
 
-    def _run(self, request: GenerationRequest, call: "_Call") -> None:
+    def _run(self, request: GenerationRequest, call: Call[str]) -> None:
         """In a worker thread: one request, start to end."""
         try:
             if call.cancelled:
                 return
             body = orjson.dumps(_body(request)).decode()
             if request.messages is None:
-                self._server.handle_completions(body, call.on_chunk)
+                self._server.handle_completions(body, call.put)
             else:
-                self._server.handle_chat_completions(body, call.on_chunk)
+                self._server.handle_chat_completions(body, call.put)
         finally:
-            call.on_chunk(None)
+            call.put(None)
 
     async def abort(self, request_id: str) -> None:
         if call := self._calls.get(request_id):
@@ -182,48 +181,6 @@ class LlamaCppEngine:
 
     def health(self) -> EngineHealth:
         return EngineHealth(not self._reason, self._reason)
-
-
-class _Call:
-    """One running request, between its worker thread and the event loop."""
-
-    __slots__ = ("_chunks", "_loop", "_ready", "_woken", "cancelled", "failure")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._chunks: deque[str | None] = deque()
-        self._ready = asyncio.Event()
-        self._woken = False
-        self.cancelled = False
-        self.failure: PackagerError | None = None
-
-    def on_chunk(self, chunk: str | None) -> bool:
-        """In the worker thread: hand a chunk over (None: the request has ended); True cancels.
-
-        The loop is woken once for all chunks that wait, not once a chunk.
-        """
-        self._chunks.append(chunk)
-        if not self._woken:
-            self._woken = True
-            with suppress(RuntimeError):  # the loop has closed: nobody reads any more
-                self._loop.call_soon_threadsafe(self._wake)
-        return self.cancelled
-
-    def _wake(self) -> None:
-        self._woken = False  # before the chunks are read: what comes from now on wakes again
-        self._ready.set()
-
-    async def chunks(self) -> AsyncIterator[str]:
-        while True:
-            await self._ready.wait()
-            self._ready.clear()
-            while self._chunks:
-                chunk = self._chunks.popleft()
-                if self.failure is not None and chunk is None:
-                    raise self.failure
-                if chunk is None:
-                    return
-                yield chunk
 
 
 class _Reader:
