@@ -51,8 +51,9 @@ def sections(model: dict[str, Any], root: dict[str, Any], path: str, lines: list
     for name, field in model["properties"].items():
         parts = list(models_of(field, root))
         below += [(f"{path}{name}", part) for part in parts]
-        default = "**required**" if name in model.get("required", ()) else "" if parts else default_text(field)
-        kind = "section" if parts else type_text(field)
+        one = bool(parts) and "items" not in field
+        default = "**required**" if name in model.get("required", ()) else "" if one else default_text(field)
+        kind = ("list of sections" if "items" in field else "section") if parts else type_text(field)
         lines.append(f"| `{path}{name}` | {kind} | {default} | {cell(field.get('description', ''))} |")
     lines.append("")
     for inner, part in below:
@@ -65,7 +66,7 @@ def models_of(field: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str,
     """The models that a field may hold."""
     if "$ref" in field:
         yield root["$defs"][field["$ref"].rpartition("/")[2]]
-    for part in field.get("oneOf", []) + field.get("anyOf", []):
+    for part in [*field.get("oneOf", []), *field.get("anyOf", []), *([field["items"]] if "items" in field else [])]:
         yield from models_of(part, root)
 
 

@@ -47,7 +47,8 @@ class WeightsManifest:
 
     `ship` is `in_image` (the files lie in the package's `data/` folder) or `on_load` (fetched from
     `source` into the local store). `entry` is the file or folder, relative to the weights' root,
-    that the engine opens (`.` for the folder itself).
+    that the engine opens (`.` for the folder itself). `trusted_code` are those of the files that run code and that
+    the spec's author vouched for: the engine may run code of the weights when there are any.
     """
 
     source: str
@@ -55,6 +56,7 @@ class WeightsManifest:
     ship: str
     entry: str
     files: tuple[WeightsFile, ...]
+    trusted_code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,8 @@ def parse_manifest(value: Any, *, where: str) -> Manifest:
 def decode(kind: Any, value: Any, place: str = "") -> Any:
     """Decoded JSON as `kind`: str, int, None or a literal, or a dataclass, tuple or mapping of such.
 
-    Of several dataclasses the one with the value's keys is meant. Raises ValueError that names the place (`weights.files[0].size`) where a key is missing or unknown,
-    or a value of another type.
+    Of several dataclasses the one with the value's keys is meant. Raises ValueError that names the place
+    (`weights.files[0].size`) where a key is missing or unknown, or a value of another type.
     """
     if kind is Any:
         return value

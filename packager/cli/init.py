@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from ..errors import OutputError, SpecError
 from ..spec import SPEC_NAME
-from ..spec.model import NAME
+from ..spec.grammar import NAME
 from ..spec.parse import parse_yaml
 from .console import Console
 

@@ -1,6 +1,7 @@
 """What is in a package or an image, as plain values: the answer of `packager inspect`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def describe_package(package: Package) -> dict[str, Any]:
         "name": manifest.name,
         "packager": manifest.packager,
         "engine": {"kind": manifest.engine.kind, "version": manifest.engine.version, **dict(manifest.engine.options)},
+        "quantization": manifest.engine.quantization,
         "serving": {name: getattr(manifest.serving, name) for name in manifest.serving.__dataclass_fields__},
         "base": describe_base(lock),
-        "weights": []
-        if weights is None
-        else [{"path": one.path, "size": one.size, "sha256": one.sha256} for one in weights.files],
+        "weights": [] if weights is None else [asdict(one) for one in weights.files],
+        "adapters": {name: [asdict(one) for one in each.files] for name, each in manifest.adapters.items()},
         "wheels": [
             {"name": one.name, "version": one.version, "size": one.size, "sha256": one.sha256} for one in lock.wheels
         ],

@@ -11,6 +11,7 @@ from ..facts import BaseFacts
 from ..lock.lockfile import BaseLock, Lock
 from ..manifest import Manifest, WeightsFile
 from ..oci.image import ImageConfig
+from ..package.plan import shipped_adapters, shipped_weights
 from ..package.text import serve_command
 from ..recipes import RECIPES
 from ..wheels.contest import Contest
@@ -64,7 +65,7 @@ def plan_image(manifest: Manifest, lock: Lock, files: tuple[str, ...]) -> ImageP
     return ImagePlan(
         base=lock.base,
         wheels=_wheels(manifest, lock),
-        weights=_weights(manifest),
+        weights=(*_weights("weights", shipped_weights(manifest)), *_weights("adapters", shipped_adapters(manifest))),
         package=tuple(path for path in files if not path.startswith("data/") and path != "Dockerfile"),
         config=_config(manifest, lock),
         contests=lock.contests,
@@ -82,15 +83,14 @@ def _wheels(manifest: Manifest, lock: Lock) -> tuple[WheelsPlan, ...]:
     return tuple(WheelsPlan(group.title, group.wheels, lock.facts) for group in groups)
 
 
-def _weights(manifest: Manifest) -> tuple[WeightsPlan, ...]:
-    if manifest.weights is None or manifest.weights.ship != "in_image":
-        return ()
-    files = sorted(manifest.weights.files, key=lambda file: file.path)
+def _weights(kind: str, files: tuple[WeightsFile, ...]) -> tuple[WeightsPlan, ...]:
+    """A layer for each large file, and one for all the others."""
+    files = tuple(sorted(files, key=lambda file: file.path))
     large = [file for file in files if file.size >= ENVELOPE.solo_weights_bytes]
     small = tuple(file for file in files if file.size < ENVELOPE.solo_weights_bytes)
-    plans = [WeightsPlan(f"weights {file.path}", (file,)) for file in large]
+    plans = [WeightsPlan(f"{kind} {file.path}", (file,)) for file in large]
     if small:
-        plans.append(WeightsPlan("weights" if not large else "weights, small files", small))
+        plans.append(WeightsPlan(kind if not large else f"{kind}, small files", small))
     return tuple(plans)
 
 

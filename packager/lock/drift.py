@@ -58,6 +58,8 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
         "weights.source": weights and weights.source,
         "weights.include": weights and weights.include and sorted(weights.include),
         "weights.file": weights and weights.file,
+        "weights.adapters": weights and sorted(f"{one.name}={one.source}" for one in weights.adapters),
+        "weights.trusted_code": weights and dict(sorted(weights.trusted_code.items())),
         "packager.requirements": list(python_requirements(spec)),
         "packager.system_packages": list(system_packages(spec)),
         "packager.layer_format": LAYER_FORMAT,

@@ -6,7 +6,7 @@ same bytes; reading and writing again gives the same bytes. Pure: reading the fi
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..debian.resolve import DebianPackage, DebianRelease
@@ -17,7 +17,7 @@ from ..manifest import WeightsFile, decode
 from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "packager.lock"
 
 
@@ -56,7 +56,7 @@ class Lock:
 
     `inputs` are the parts of the spec (and of packager) that the lock answers, by dotted name:
     drift is a difference there. `requirements` are the lines of requirements.txt, for serving the
-    package on other Pythons and platforms.
+    package on other Pythons and platforms. `adapters` are LoRA adapters by name.
     """
 
     layer_format: int
@@ -67,12 +67,14 @@ class Lock:
     contests: tuple[Contest, ...]
     requirements: tuple[str, ...]
     weights: WeightsLock | None
+    adapters: Mapping[str, WeightsLock] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The bytes of `packager.lock`."""
         value = {"format": FORMAT, **asdict(self)}
         value["inputs"] = dict(sorted(self.inputs.items()))
         value["facts"]["installed"] = dict(sorted(self.facts.installed.items()))
+        value["adapters"] = dict(sorted(value["adapters"].items()))
         value["base"] = {"kind": self.base.kind, **asdict(self.base)}
         return readable_json(value)
 

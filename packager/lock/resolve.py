@@ -4,23 +4,14 @@ The one place where what "latest" means is decided. What was decided is in the r
 what was fetched on the way is in the store.
 """
 
-import fnmatch
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ..errors import LoadError, LockError, Problem, ResolveError, SpecError
+from ..errors import LockError, Problem, ResolveError, SpecError
 from ..facts import BaseFacts
-from ..manifest import WeightsFile
-from ..recipes import RECIPES
 from ..spec.load import SpecFile
-from ..weights.load import file_digest
-from ..weights.policy import refuse
-from ..weights.schemes import open_source
-from ..weights.source import Source, SourceFile
 from ..wheels.contest import find_contests
 from ..wheels.fetch import fetch_wheels
 from ..wheels.read import read_wheel
@@ -28,8 +19,9 @@ from ..wheels.resolve import resolve_image, resolve_universal
 from .base import lock_base
 from .check import check
 from .drift import LAYER_FORMAT, lock_inputs, python_requirements
-from .lockfile import Lock, WeightsLock
+from .lockfile import Lock
 from .tools import Tools
+from .weights import lock_adapters, lock_weights
 
 PYTHON_FLOOR = "3.11"
 """The oldest Python that the container side runs on; requirements.txt is good from here on."""
@@ -51,7 +43,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
             mend="make it without --offline (PACKAGER_OFFLINE); with it `packager build --offline` works",
         )
     tools.stage("lock: weights")
-    weights = _weights(file, tools)
+    weights, adapters = lock_weights(file, tools), lock_adapters(file, tools)
     tools.stage("lock: base")
     base, facts = lock_base(file, tools)
     _check_python(facts, file)
@@ -76,6 +68,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
         contests=find_contests(installed),
         requirements=tuple(universal.splitlines()),
         weights=weights,
+        adapters=adapters,
     )
 
 
@@ -95,60 +88,3 @@ def _check_python(facts: BaseFacts, file: SpecFile) -> None:
             where=file.where("image", "base"),
             mend="choose a base with a newer Python",
         )
-
-
-def _weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
-    asked = file.spec.weights
-    if asked is None:
-        return None
-    where = file.where("weights", "source")
-    source = open_source(asked.source, folder=file.folder)
-    try:
-        listed = source.inventory()
-    except LoadError as error:
-        problem = error.problems[0]
-        raise LoadError(f"{problem.what}: {problem.where}", where=where, mend=problem.mend) from error
-    chosen = _chosen(listed, asked.include)
-    problems = refuse(chosen, where=where)
-    if problems:
-        raise SpecError.collect(problems)
-    files = tuple(_lock_file(source, one, tools, keep=asked.ship == "in_image") for one in chosen)
-    _check_entry(file, [one.path for one in files])
-    return WeightsLock(asked.source, source.revision, files)
-
-
-def _chosen(listed: Iterable[SourceFile], include: tuple[str, ...] | None) -> tuple[SourceFile, ...]:
-    if include is None:
-        return tuple(listed)
-    return tuple(one for one in listed if any(fnmatch.fnmatchcase(one.path, pattern) for pattern in include))
-
-
-def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) -> WeightsFile:
-    """The file with its sha256; `keep` puts its bytes into the store, where the package takes them from."""
-    sha256 = file.sha256
-    if sha256 is None:
-        root = Path(source.uri.removeprefix("file://"))
-        sha256 = file_digest(root if root.is_file() else root / file.path, tools.store, tools.on_bytes)
-    if keep and tools.store.find(sha256, file.size) is None:
-        tools.store.put(source.open(file.path), sha256=sha256, name=f"{source.uri}/{file.path}")
-    return WeightsFile(file.path, file.size, sha256)
-
-
-def _check_entry(file: SpecFile, paths: Sequence[str]) -> None:
-    """The engine must know which file to open, and be able to."""
-    weights, recipe = file.spec.weights, RECIPES[file.spec.engine.kind]
-    chosen = weights.file if weights else None
-    entry, kinds = recipe.entry(paths, chosen), " or ".join(recipe.weights)
-    fitting = [path for path in paths if path.endswith(recipe.weights)]
-    where = file.where("weights", "file" if chosen else "source")
-    if not fitting:
-        what = f"the engine {recipe.engine} opens {kinds}, and the weights have none"
-        raise SpecError(what, where=where, mend="choose another source, or another engine")
-    choice = f"one of: {', '.join(fitting[:5])}"
-    if entry is None:
-        what = f"the engine {recipe.engine} opens one file, and {len(fitting)} of the weights are {kinds}"
-        raise SpecError(what, where=where, mend=f"say which in `weights.file`, {choice}")
-    if entry not in paths:
-        raise SpecError(f"{entry} is not among the weights", where=where, mend=choice)
-    if entry not in fitting:
-        raise SpecError(f"the engine {recipe.engine} opens {kinds}, not {entry}", where=where, mend=choice)

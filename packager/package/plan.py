@@ -10,7 +10,7 @@ files.sha256                             every other file, for `sha256sum --chec
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from ..digest import sha256_hex
 from ..lock.drift import engine_version
 from ..lock.lockfile import FILE_NAME as LOCK_NAME
-from ..lock.lockfile import Lock
+from ..lock.lockfile import Lock, WeightsLock
 from ..manifest import (
     MANIFEST_PATH,
     EngineManifest,
@@ -32,6 +32,7 @@ from ..manifest import (
 from ..recipes import RECIPES
 from ..spec.image import LayoutBase, RegistryBase
 from ..spec.model import ModelSpec
+from ..weights.load import ADAPTERS_FOLDER
 from . import text
 
 RUNTIME = "packages/packager_runtime"
@@ -90,7 +91,7 @@ def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> Packa
     }
     if ingredients.chat_template is not None:
         files[CHAT_TEMPLATE] = ingredients.chat_template
-    shipped = lock.weights.files if lock.weights and spec.weights and spec.weights.ship == "in_image" else ()
+    shipped = (*shipped_weights(manifest), *shipped_adapters(manifest))
     weights = tuple(PlannedWeights(f"{DATA}/{file.path}", file) for file in shipped)
     files[LISTING] = listing({path: sha256_hex(data) for path, data in files.items()}, weights)
     return PackagePlan(spec.name, dict(sorted(files.items())), weights)
@@ -108,6 +109,7 @@ def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
         serving=ServingManifest(**spec.serving.model_dump()),
         chat_template=PurePosixPath(CHAT_TEMPLATE).name if template else None,
         image=_image(spec),
+        adapters={name: _locked(spec, one, ".") for name, one in sorted(lock.adapters.items())},
     )
 
 
@@ -124,9 +126,29 @@ def _image(spec: ModelSpec) -> ImageManifest:
 def _weights(spec: ModelSpec, lock: Lock) -> WeightsManifest | None:
     if spec.weights is None or lock.weights is None:
         return None
-    files = lock.weights.files
-    entry = RECIPES[spec.engine.kind].entry([file.path for file in files], spec.weights.file) or "."
-    return WeightsManifest(lock.weights.source, lock.weights.revision, spec.weights.ship, entry, files)
+    paths = [file.path for file in lock.weights.files]
+    entry = RECIPES[spec.engine.kind].entry(paths, spec.weights.file) or "."
+    return replace(_locked(spec, lock.weights, entry), trusted_code=tuple(sorted(spec.weights.trusted_code)))
+
+
+def _locked(spec: ModelSpec, lock: WeightsLock, entry: str) -> WeightsManifest:
+    ship = spec.weights.ship if spec.weights else "in_image"
+    return WeightsManifest(lock.source, lock.revision, ship, entry, lock.files)
+
+
+def shipped_weights(manifest: Manifest) -> tuple[WeightsFile, ...]:
+    """The files of the weights that the package holds, by their path below `data/`."""
+    return manifest.weights.files if manifest.weights and manifest.weights.ship == "in_image" else ()
+
+
+def shipped_adapters(manifest: Manifest) -> tuple[WeightsFile, ...]:
+    """The files of LoRA adapters that the package holds, by their path below `data/`."""
+    return tuple(
+        replace(file, path=f"{ADAPTERS_FOLDER}/{name}/{file.path}")
+        for name, adapter in manifest.adapters.items()
+        if adapter.ship == "in_image"
+        for file in adapter.files
+    )
 
 
 def listing(digests: Mapping[str, str], weights: tuple[PlannedWeights, ...]) -> bytes:

@@ -65,13 +65,14 @@ def readme(spec: ModelSpec, manifest: Manifest) -> str:
     libraries = (
         f"\nOn Debian and Ubuntu that takes `apt-get install {system}`, too; the image has it.\n" if system else ""
     )
+    adapters = f" LoRA adapters, each by its name: {', '.join(manifest.adapters)}." if manifest.adapters else ""
     size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
     return f"""\
 # {spec.name}
 
 {spec.description or "A packaged model."}
 
-Written by packager {manifest.packager}. Engine: {manifest.engine.kind} {manifest.engine.version}. Weights: {size}.
+Written by packager {manifest.packager}. Engine: {manifest.engine.kind} {manifest.engine.version}. Weights: {size}.{adapters}
 
 Serve it here, with nothing but these requirements (any of):
 

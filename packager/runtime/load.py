@@ -1,6 +1,6 @@
 """From a package folder to a running engine: manifest, verified weights, adapter, start."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -9,7 +9,7 @@ from ..environ import cache_root
 from ..errors import LoadError
 from ..manifest import MANIFEST_PATH, Manifest, read_manifest
 from ..store import Store
-from ..weights.load import ensure_weights
+from ..weights.load import ensure_adapters, ensure_weights
 from .engine import Engine, EngineFacts, EngineSetup
 from .engines import open_engine
 from .logs import event
@@ -30,7 +30,8 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
     """Make sure of the weights, then start the engine on them. Raises LoadError or IntegrityError."""
     with _phase("weights", metrics):
         root = await in_daemon_thread(lambda: ensure_weights(manifest, package, store))
-    engine = open_engine(manifest.engine.kind, _setup(manifest, package, root))
+        adapters = await in_daemon_thread(lambda: ensure_adapters(manifest, package, store))
+    engine = open_engine(manifest.engine.kind, _setup(manifest, package, root, adapters))
     with _phase("engine", metrics):
         try:
             facts = await engine.start()
@@ -40,7 +41,7 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
     return engine, facts
 
 
-def _setup(manifest: Manifest, package: Path, root: Path) -> EngineSetup:
+def _setup(manifest: Manifest, package: Path, root: Path, adapters: Mapping[str, Path]) -> EngineSetup:
     weights = None if manifest.weights is None else root / manifest.weights.entry
     return EngineSetup(
         model=manifest.name,
@@ -50,6 +51,7 @@ def _setup(manifest: Manifest, package: Path, root: Path) -> EngineSetup:
         slots=manifest.serving.max_concurrency,
         chat_template=_chat_template(manifest, package),
         quantization=manifest.engine.quantization,
+        adapters=adapters,
     )
 
 

@@ -1,17 +1,19 @@
 """What the user says: the spec, read strictly, with every problem at its line."""
 
-from .engine import EchoSpec, EngineSpec, LlamaCppSpec
+from .engine import CTranslate2Spec, EchoSpec, EngineSpec, LlamaCppSpec, TransformersSpec, VllmSpec
 from .hardware import HardwareSpec
 from .image import BaseSpec, DebianBase, ImageSpec, LayoutBase, RegistryBase
 from .load import SPEC_NAME, SpecFile, load_spec
 from .model import ModelSpec, Quantization, dump_spec
 from .schema import json_schema
 from .serving import ServingSpec
-from .weights import WeightsSpec
+from .weights import AdapterSpec, WeightsSpec
 
 __all__ = [
     "SPEC_NAME",
+    "AdapterSpec",
     "BaseSpec",
+    "CTranslate2Spec",
     "DebianBase",
     "EchoSpec",
     "EngineSpec",
@@ -24,6 +26,8 @@ __all__ = [
     "RegistryBase",
     "ServingSpec",
     "SpecFile",
+    "TransformersSpec",
+    "VllmSpec",
     "WeightsSpec",
     "dump_spec",
     "json_schema",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MAX_TEXT = 4096
@@ -81,6 +82,11 @@ class Grammar:
         return text
 
 
+def keys_of(grammar: Grammar) -> JsonDict:
+    """For the JSON schema of a mapping: the form of its keys, which pydantic leaves out."""
+    return {"propertyNames": {"pattern": grammar.schema_pattern, "maxLength": grammar.limit}}
+
+
 def _forbidden(char: str) -> PydanticCustomError:
     if char == "\n":
         return problem("must not hold a line break", "write it on one line")
@@ -99,12 +105,13 @@ AsTuple = BeforeValidator(_tuple)
 Line = Annotated[str, Grammar()]
 """Any text on one line."""
 
-RelativePath = Annotated[
-    str,
-    Grammar(
-        # No empty, `.` or `..` part, no backslash, not absolute.
-        r"(?!\.{1,2}(?:/|$))[^/\\]+(?:/(?!\.{1,2}(?:/|$))[^/\\]+)*",
-        "a relative path with forward slashes and without `.` or `..` parts",
-    ),
-]
+NAME = Grammar(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", "lower-case letters and digits, joined by `-`, `_` or `.`", 63)
+"""Names that are good for folders, image repositories and hosts alike."""
+
+RELATIVE_PATH = Grammar(
+    # No empty, `.` or `..` part, no backslash, not absolute.
+    r"(?!\.{1,2}(?:/|$))[^/\\]+(?:/(?!\.{1,2}(?:/|$))[^/\\]+)*",
+    "a relative path with forward slashes and without `.` or `..` parts",
+)
+RelativePath = Annotated[str, RELATIVE_PATH]
 """A path below the folder it is relative to."""

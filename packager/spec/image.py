@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import Field
-from pydantic.config import JsonDict
 
-from .grammar import AsTuple, Grammar, Line, Strict, problem, quoted
+from .grammar import AsTuple, Grammar, Line, Strict, keys_of, problem, quoted
 
 # The grammar of distribution/reference, which all registries share.
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?"
@@ -39,11 +38,6 @@ _ENV_NAME = Grammar(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and `_
 _LABEL_NAME = Grammar(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", "a label name", 128)
 EnvName = Annotated[str, _ENV_NAME]
 LabelName = Annotated[str, _LABEL_NAME]
-
-
-def _named(grammar: Grammar) -> JsonDict:
-    # pydantic leaves the keys' form out of its schema.
-    return {"propertyNames": {"pattern": grammar.schema_pattern, "maxLength": grammar.limit}}
 
 
 def _requirement(text: str) -> None:
@@ -103,7 +97,7 @@ class ImageSpec(Strict):
         tuple[Annotated[str, Grammar(r".+", "a requirement", 512, check=_requirement)], ...], AsTuple
     ] = ()
     """Python requirements to add (PEP 508, no addresses, no options); the lock pins their wheels."""
-    env: Mapping[EnvName, Line] = Field(default_factory=dict, json_schema_extra=_named(_ENV_NAME))
+    env: Mapping[EnvName, Line] = Field(default_factory=dict, json_schema_extra=keys_of(_ENV_NAME))
     """Environment variables of the container. They are readable by everyone who has the image: no secrets here."""
-    labels: Mapping[LabelName, Line] = Field(default_factory=dict, json_schema_extra=_named(_LABEL_NAME))
+    labels: Mapping[LabelName, Line] = Field(default_factory=dict, json_schema_extra=keys_of(_LABEL_NAME))
     """Labels of the image."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from .engine import EngineSpec
-from .grammar import Grammar, Line, Strict, problem
+from .grammar import NAME, Line, Strict, problem, quoted
 from .hardware import HardwareSpec
 from .image import ImageSpec
 from .serving import ServingSpec
@@ -16,9 +16,6 @@ Quantization = Literal["none", "int8", "int4", "fp8", "awq", "gptq", "nf4"]
 
 NO_WEIGHTS = ("echo",)
 """Engines that have no weights; all others need them."""
-
-NAME = Grammar(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", "lower-case letters and digits, joined by `-`, `_` or `.`", 63)
-"""Names that are good for folders, image repositories and hosts alike."""
 
 
 class ModelSpec(Strict):
@@ -51,15 +48,21 @@ class ModelSpec(Strict):
             raise problem(f"is not for the engine {engine.kind}, which has none", "remove `weights`")
         if engine.kind not in NO_WEIGHTS and weights is None:
             raise problem(f"is missing: the engine {engine.kind} needs weights", "add `weights: {source: file://PATH}`")
+        name = info.data.get("name")
+        if weights is not None and any(adapter.name == name for adapter in weights.adapters):
+            raise problem(f"has an adapter named {quoted(str(name))}, like the model", "give it another name")
         return weights
 
 
 def dump_spec(spec: ModelSpec) -> dict[str, Any]:
-    """The spec as plain JSON values with all defaults, keys in the models' order, `env` and `labels` sorted.
+    """The spec as plain JSON values with all defaults, keys in the models' order, names of mappings sorted.
 
     Two specs that mean the same give the same value, whatever their files look like.
     """
     plain = spec.model_dump(mode="json")
-    for mapping in ("env", "labels"):
-        plain["image"][mapping] = dict(sorted(plain["image"][mapping].items()))
+    named = [(plain["image"], "env"), (plain["image"], "labels")]
+    if plain["weights"] is not None:
+        named.append((plain["weights"], "trusted_code"))
+    for section, key in named:
+        section[key] = dict(sorted(section[key].items()))
     return plain

@@ -33,7 +33,9 @@ def locate(loc: Sequence[str | int]) -> tuple[Keys, tuple[Model, ...]]:
     keys: list[str | int] = []
     models: tuple[Model, ...] = (ModelSpec,)
     for item in loc:
-        if len(models) > 1:
+        if isinstance(item, int):
+            keys.append(item)  # an item of a list is what the list's annotation says
+        elif len(models) > 1:
             models = tuple(model for model in models if tag_of(model) == item)
         elif models and item in models[0].model_fields:
             keys.append(item)

@@ -1,12 +1,12 @@
 """Weights: where the model's bytes come from and how they reach the container."""
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from .grammar import AsTuple, Grammar, RelativePath, Strict, problem, quoted
+from .grammar import NAME, RELATIVE_PATH, AsTuple, Grammar, RelativePath, Strict, keys_of, problem, quoted
 
 PLANNED_SCHEMES = ("hf", "https", "s3", "oci")
 """Schemes of the design that this version cannot read yet."""
@@ -27,35 +27,56 @@ def _source(text: str) -> None:
         raise problem("names no path", _MEND)
 
 
+Address = Annotated[str, Grammar(be="a source", check=_source)]
+Sha256 = Annotated[str, Grammar(r"[0-9a-f]{64}", "a sha256 of 64 lower-case hexadecimal digits", 64)]
+
+
+class AdapterSpec(Strict):
+    """A LoRA adapter, asked for by its own name beside the model's."""
+
+    name: Annotated[str, NAME]
+    """Name of the adapter: what requests give as `model`."""
+    source: Address
+    """Where the adapter is: `file://PATH`, a folder with adapter_config.json and adapter_model.safetensors."""
+
+
 class WeightsSpec(Strict):
     """The model's bytes."""
 
-    source: Annotated[str, Grammar(be="a source", check=_source)]
+    source: Address
     """Where the weights are: `file://PATH`, a file or a folder. A relative PATH starts at the spec's folder;
     the text after `file://` is taken as it stands (no % escapes)."""
     file: RelativePath | None = None
-    """The file the engine opens, when the source is a folder."""
+    """The file the engine opens, when the source is a folder with several (llama_cpp). Engines that open a whole
+    folder (transformers, vllm, ctranslate2) take none: for a folder within, name it in `source`."""
     include: Annotated[tuple[RelativePath, ...], AsTuple, Field(min_length=1)] | None = None
     """Patterns (`*`, `?`, `[...]`, relative to the source folder) of the files to take; without it all."""
     chat_template: RelativePath | None = None
     """Jinja chat template, a file below the spec's folder; without it the one in the weights."""
+    adapters: Annotated[tuple[AdapterSpec, ...], AsTuple] = ()
+    """LoRA adapters to serve beside the model, each by its name (vllm)."""
+    trusted_code: Mapping[RelativePath, Sha256] = Field(default_factory=dict, json_schema_extra=keys_of(RELATIVE_PATH))
+    """Files among the weights that run code (`*.py`, pickles) and that you have read: path to sha256. Without an
+    entry here such files are refused, and so is a configuration that names code (`auto_map`)."""
     ship: Annotated[Literal["in_image", "on_load"], Field(validate_default=True)] = "in_image"
     """`in_image` puts the weights into the package and the image; `on_load` fetches them when the container starts."""
 
-    @property
-    def path(self) -> Path:
-        """The path of a `file://` source, as written: absolute, or relative to the spec's folder."""
-        return Path(self.source.removeprefix("file://"))
+    @field_validator("adapters", mode="after")
+    @classmethod
+    def _names_are_unique(cls, adapters: tuple[AdapterSpec, ...]) -> tuple[AdapterSpec, ...]:
+        seen: set[str] = set()
+        for adapter in adapters:
+            if adapter.name in seen:
+                raise problem(f"has two adapters named {quoted(adapter.name)}", "give one of them another name")
+            seen.add(adapter.name)
+        return adapters
 
     @field_validator("ship", mode="after")
     @classmethod
-    def _ship_fits_source(cls, ship: str, info: ValidationInfo) -> str:
-        source = info.data.get("source")
-        if ship == "on_load" and source is not None and not source.startswith("file:///"):
-            what = f"cannot be on_load: the container cannot find {quoted(source)} relative to a spec"
-            raise problem(what, "write `ship: in_image`, or an absolute file:///PATH that the container mounts")
+    def _ship_fits_sources(cls, ship: str, info: ValidationInfo) -> str:
+        sources = [info.data.get("source"), *(adapter.source for adapter in info.data.get("adapters") or ())]
+        for source in sources:
+            if ship == "on_load" and source is not None and not source.startswith("file:///"):
+                what = f"cannot be on_load: the container cannot find {quoted(source)} relative to a spec"
+                raise problem(what, "write `ship: in_image`, or an absolute file:///PATH that the container mounts")
         return ship
-
-    def resolved(self, folder: Path) -> Path:
-        """The source's path, a relative one below `folder`."""
-        return folder / self.path

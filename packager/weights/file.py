@@ -31,7 +31,7 @@ class FileSource:
             raise LoadError(
                 "there are no weights here",
                 where=str(self._path),
-                mend="check `weights.source`; a relative path starts at the spec's folder",
+                mend="check the address; a relative path starts at the spec's folder",
             )
         found = []
         for path in sorted(self._path.rglob("*")):

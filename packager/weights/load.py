@@ -24,17 +24,32 @@ DATA_FOLDER = "data"
 """Where a package that ships its weights keeps them; Truss copies the same folder."""
 
 
+ADAPTERS_FOLDER = "adapters"
+"""Where LoRA adapters are kept below DATA_FOLDER, each in a folder of its name."""
+
+
 def ensure_weights(manifest: Manifest, package: Path, store: Store, *, on_bytes: OnBytes | None = None) -> Path:
     """The folder that holds the manifest's weights, every file verified. Blocks.
 
     Returns `package` itself for an engine without weights. Raises LoadError when a file is
     missing or cannot be had, IntegrityError when bytes differ from the manifest.
     """
-    weights = manifest.weights
-    if weights is None:
+    if manifest.weights is None:
         return package
+    return _ensure(manifest.weights, package / DATA_FOLDER, store, on_bytes)
+
+
+def ensure_adapters(
+    manifest: Manifest, package: Path, store: Store, *, on_bytes: OnBytes | None = None
+) -> dict[str, Path]:
+    """The folder of each LoRA adapter by name, every file verified. Blocks; raises as `ensure_weights` does."""
+    folder = package / DATA_FOLDER / ADAPTERS_FOLDER
+    return {name: _ensure(one, folder / name, store, on_bytes) for name, one in manifest.adapters.items()}
+
+
+def _ensure(weights: WeightsManifest, root: Path, store: Store, on_bytes: OnBytes | None) -> Path:
+    """The folder with all of `weights`: `root` when they ship in the package, else one in the store."""
     if weights.ship == "in_image":
-        root = package / DATA_FOLDER
         for file in weights.files:
             verify_file(root / file.path, file, store, on_bytes)
         return root

@@ -33,6 +33,14 @@ INGREDIENTS = Ingredients(
 )
 
 
+VLLM = {
+    "engine": {"kind": "vllm"},
+    "weights": {"source": "file://model", "adapters": [{"name": "tuned", "source": "file://lora"}]},
+    "hardware": {"gpu": "l4"},
+}
+"""The fields of a spec with a folder of weights and a LoRA adapter."""
+
+
 def make_spec(**fields: Any) -> ModelSpec:
     """A spec of the echo engine, or of llama.cpp when there are weights."""
     kind = "llama_cpp" if "weights" in fields else "echo"
@@ -49,11 +57,17 @@ def make_wheels() -> tuple[Wheel, ...]:
 
 
 def make_lock(spec: ModelSpec, **fields: Any) -> Lock:
-    """The lock of `spec`; weights are two files, one of them large."""
+    """The lock of `spec`; weights and adapters are two files each, one of the weights' large."""
     weights = None
     if spec.weights is not None:
-        files = (WeightsFile("model.gguf", 70_000_000, "a" * 64), WeightsFile("tokenizer.json", 12, "b" * 64))
+        names = ("config.json", "model.safetensors") if spec.engine.kind == "vllm" else ("tokenizer.json", "model.gguf")
+        small, large = WeightsFile(names[0], 12, "b" * 64), WeightsFile(names[1], 70_000_000, "a" * 64)
+        files = tuple(sorted((small, large), key=lambda file: file.path))
         weights = WeightsLock(spec.weights.source, "", files)
+    adapter = (
+        WeightsFile("adapter_config.json", 10, "e" * 64),
+        WeightsFile("adapter_model.safetensors", 1_000_000, "f" * 64),
+    )
     defaults: dict[str, Any] = {
         "layer_format": LAYER_FORMAT,
         "inputs": lock_inputs(spec),
@@ -63,5 +77,8 @@ def make_lock(spec: ModelSpec, **fields: Any) -> Lock:
         "contests": (Contest("etc/shared.txt", "beta", ("alpha",)),),
         "requirements": ("alpha==1.0 \\", "    --hash=sha256:" + "c" * 64),
         "weights": weights,
+        "adapters": {
+            one.name: WeightsLock(one.source, "", adapter) for one in (spec.weights.adapters if spec.weights else ())
+        },
     }
     return Lock(**{**defaults, **fields})

@@ -1,6 +1,7 @@
 """A minimal package folder: the manifest, the templates and the vendored container side, as the real writer lays them."""
 
 import shutil
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,25 @@ def make_package(
     engine: str = "echo",
     options: dict[str, Any] | None = None,
     weights: Path | None = None,
+    adapters: Mapping[str, Path] | None = None,
+    quantization: str = "none",
     source: Path | None = None,
     vendored: bool = True,
     **serving: int,
 ) -> Path:
     """Write a package named `hello` into `folder`.
 
-    `weights` is a file or folder that is shipped inside it; `source` a folder that `load()` fetches weights.bin from.
+    `weights` is a file or folder that is shipped inside it, `adapters` are folders of LoRA adapters by name;
+    `source` is a folder that `load()` fetches weights.bin from.
     """
     (folder / "model").mkdir(parents=True)
     manifest = Manifest(
         name="hello",
         packager="0",
-        engine=EngineManifest(engine, "1", options or {}),
-        weights=_ship(weights, folder) if weights else _fetched(source) if source else None,
+        engine=EngineManifest(engine, "1", options or {}, quantization),
+        weights=_ship(weights, folder / "data") if weights else _fetched(source) if source else None,
         serving=make_serving(**serving),
+        adapters={name: _ship(one, folder / "data/adapters" / name) for name, one in (adapters or {}).items()},
     )
     (folder / "model/manifest.json").write_bytes(manifest.to_bytes())
     if vendored:
@@ -56,17 +61,17 @@ def vendor(folder: Path) -> None:
         shutil.copytree(ROOT / "packager" / name, runtime / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _ship(weights: Path, folder: Path) -> WeightsManifest:
-    (folder / "data").mkdir()
+def _ship(weights: Path, root: Path) -> WeightsManifest:
+    """Copy the file, or the folder's files, to `root`."""
+    root.mkdir(parents=True)
     entry = "." if weights.is_dir() else weights.name
     copied = shutil.copytree if weights.is_dir() else shutil.copyfile
-    copied(weights, folder / "data" / entry, **({"dirs_exist_ok": True} if weights.is_dir() else {}))
+    copied(weights, root / entry, **({"dirs_exist_ok": True} if weights.is_dir() else {}))
     files = []
-    for path in sorted((folder / "data").rglob("*")):
+    for path in sorted(root.rglob("*")):
         if path.is_file():
             data = path.read_bytes()
-            name = path.relative_to(folder / "data").as_posix()
-            files.append(WeightsFile(name, len(data), sha256(data).hexdigest()))
+            files.append(WeightsFile(path.relative_to(root).as_posix(), len(data), sha256(data).hexdigest()))
     return WeightsManifest("file://weights", "", "in_image", entry, tuple(files))
 
 

@@ -38,6 +38,10 @@ from packager.wheels.wheel import Wheel
 HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/packager.yaml"))
 WEIGHTS = b"GGUF stand-in for the weights\n" * 3
+FOLDERS = {
+    "model": ("config.json", "model.safetensors", "modeling_own.py"),
+    "lora": ("adapter_config.json", "adapter_model.safetensors"),
+}
 INGREDIENTS = Ingredients(
     templates={"model/model.py": b"# stand-in for truss_templates/model/model.py\n", "service.py": b"# stand-in\n"},
     runtime={"__init__.py": b'"""Stand-in for the container side."""\n'},
@@ -73,11 +77,7 @@ def make_lock(file: SpecFile, store: Store, folder: Path) -> Lock:
     wheels = tuple(sorted((lock_wheel(path, store) for path in (HERE / "wheels").glob("*.whl")), key=lambda w: w.name))
     wheels = tuple(wheel for wheel in wheels if wheel.name not in facts.installed)
     installed = {wheel.name: read_wheel(store.path(wheel.sha256), facts) for wheel in wheels}
-    weights = None
-    if file.spec.weights is not None:
-        stored = store.put([WEIGHTS])
-        name = file.spec.weights.path.name
-        weights = WeightsLock(file.spec.weights.source, "", (WeightsFile(name, stored.size, stored.sha256),))
+    weights = file.spec.weights
     return Lock(
         layer_format=LAYER_FORMAT,
         inputs=lock_inputs(file.spec),
@@ -86,8 +86,19 @@ def make_lock(file: SpecFile, store: Store, folder: Path) -> Lock:
         wheels=wheels,
         contests=find_contests(installed),
         requirements=tuple(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in wheels),
-        weights=weights,
+        weights=None if weights is None else lock_files(weights.source, store),
+        adapters={one.name: lock_files(one.source, store) for one in weights.adapters} if weights else {},
     )
+
+
+def lock_files(source: str, store: Store) -> WeightsLock:
+    """Stand-ins for the file at `source`, or for the files of the folder there."""
+    name = source.removeprefix("file://")
+    found = []
+    for path in FOLDERS.get(name, (name,)):
+        stored = store.put([WEIGHTS, path.encode()] if name in FOLDERS else [WEIGHTS])
+        found.append(WeightsFile(path, stored.size, stored.sha256))
+    return WeightsLock(source, "", tuple(found))
 
 
 def lock_wheel(path: Path, store: Store) -> Wheel:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from fakes.locks import BASE, FACTS, INGREDIENTS, make_lock, make_spec, make_wheels
+from fakes.locks import BASE, FACTS, INGREDIENTS, VLLM, make_lock, make_spec, make_wheels
 
 from packager.digest import sha256_hex
 from packager.image.envelope import ENVELOPE
@@ -43,6 +43,13 @@ class TestLayers:
 
     def test_contests_are_reported(self):
         assert [contest.winner for contest in planned().contests] == ["beta"]
+
+    def test_adapters_lie_above_the_weights(self):
+        plan = planned(VLLM)
+        titles = [layer.title for layer in plan.weights]
+        assert titles == ["weights model.safetensors", "weights, small files", "adapters"]
+        files = ["adapters/tuned/adapter_config.json", "adapters/tuned/adapter_model.safetensors"]
+        assert [file.path for file in plan.weights[-1].files] == files
 
     def test_small_weights_share_a_layer(self):
         spec = make_spec(**LLAMA)

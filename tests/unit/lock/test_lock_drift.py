@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from fakes.locks import make_lock, make_spec
+from fakes.locks import VLLM, make_lock, make_spec
 
 from packager.lock.drift import Drift, drifted, lock_inputs
 
@@ -38,6 +38,20 @@ def test_a_lock_answers_the_spec_it_was_made_of(fields):
 def test_every_field_that_moved_is_named(changes, fields):
     lock = make_lock(make_spec(**LLAMA))
     assert {drift.field for drift in drifted(lock, make_spec(**{**LLAMA, **changes}))} == fields
+
+
+@pytest.mark.parametrize(
+    ("weights", "fields"),
+    [
+        ({"adapters": []}, {"weights.adapters"}),
+        ({"adapters": [{"name": "tuned", "source": "file://other"}]}, {"weights.adapters"}),
+        ({"adapters": [{"name": "other", "source": "file://lora"}]}, {"weights.adapters"}),
+        ({"trusted_code": {"a.py": "a" * 64}}, {"weights.trusted_code"}),
+    ],
+)
+def test_adapters_and_trusted_code_are_locked(weights, fields):
+    lock = make_lock(make_spec(**VLLM))
+    assert {one.field for one in drifted(lock, make_spec(**VLLM | {"weights": VLLM["weights"] | weights}))} == fields
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes.locks import FACTS, make_lock, make_spec
+from fakes.locks import FACTS, VLLM, make_lock, make_spec
 
 from packager.errors import LockError
 from packager.lock.lockfile import ImageBaseLock, parse_lock
@@ -20,6 +20,7 @@ WEIGHTS = {"weights": {"source": "file://model"}}
 LOCKS = {
     "debian": make_lock(make_spec()),
     "weights": make_lock(make_spec(**WEIGHTS)),
+    "adapters": make_lock(make_spec(**VLLM)),
     "registry": make_lock(make_spec(), base=ImageBaseLock("registry", "sha256:" + "d" * 64)),
     "layout": make_lock(make_spec(), base=ImageBaseLock("layout", "sha256:" + "e" * 64), wheels=(), contests=()),
     "base in the spec": make_lock(make_spec(image={"base": {"kind": "debian", "suite": "bookworm"}})),
@@ -57,7 +58,7 @@ def test_the_hash_seed_and_locale_do_not_count():
 
 def test_it_is_text_that_people_can_diff():
     text = LOCKS["weights"].to_bytes().decode()
-    assert text.startswith('{\n  "format": 1,\n  "layer_format": ')
+    assert text.startswith('{\n  "format": 2,\n  "layer_format": ')
     assert text.endswith("}\n")
     assert not any(line != line.rstrip() for line in text.splitlines())
 
@@ -69,18 +70,26 @@ def test_it_names_no_host_and_no_path_of_this_machine():
 
 
 def test_the_kind_of_base():
-    assert [lock.base.kind for lock in LOCKS.values()] == ["debian", "debian", "registry", "layout", "debian"]
+    assert [lock.base.kind for lock in LOCKS.values()] == ["debian", "debian", "debian", "registry", "layout", "debian"]
 
 
-@pytest.mark.parametrize("found", [0, 2, "one", None])
+@pytest.mark.parametrize("found", [0, 1, "one", None])
 def test_another_format_is_refused_with_the_next_step(found):
     value = json.loads(LOCKS["debian"].to_bytes()) | {"format": found}
     shown = json.dumps(found)
-    with pytest.raises(LockError, match=f"has format {shown}; this packager reads format 1") as caught:
+    with pytest.raises(LockError, match=f"has format {shown}; this packager reads format 2") as caught:
         parse_lock(json.dumps(value).encode(), where="hello/packager.lock")
     (problem,) = caught.value.problems
     assert problem.where == "hello/packager.lock"
     assert "packager lock" in problem.mend
+
+
+def test_the_order_of_adapters_does_not_count():
+    one, two = ({"name": name, "source": f"file://{name}"} for name in "ab")
+    specs = [
+        make_spec(**VLLM | {"weights": {"source": "file://m", "adapters": each}}) for each in ([one, two], [two, one])
+    ]
+    assert make_lock(specs[0]).to_bytes() == make_lock(specs[1]).to_bytes()
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(LOCKS["weights"].to_bytes())))

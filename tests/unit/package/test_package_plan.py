@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes.locks import FACTS, INGREDIENTS, make_lock, make_spec
+from fakes.locks import FACTS, INGREDIENTS, VLLM, make_lock, make_spec
 
 from packager.digest import sha256_hex
 from packager.lock.lockfile import parse_lock
@@ -93,6 +93,33 @@ class TestFiles:
         assert manifest == make_manifest(spec, make_lock(spec), INGREDIENTS.version)
         assert manifest.weights.entry == "model.gguf"
         assert manifest.image.env["NVIDIA_VISIBLE_DEVICES"] == "all"
+
+    def test_a_folder_of_weights_with_adapters(self):
+        spec = make_spec(**VLLM)
+        found = planned(spec)
+        assert [planned.path for planned in found.weights] == [
+            "data/config.json",
+            "data/model.safetensors",
+            "data/adapters/tuned/adapter_config.json",
+            "data/adapters/tuned/adapter_model.safetensors",
+        ]
+        assert f"{'f' * 64}  data/adapters/tuned/adapter_model.safetensors\n" in found.files[LISTING].decode()
+        manifest = parse_manifest(json.loads(found.files[MANIFEST_PATH]), where="")
+        assert manifest == make_manifest(spec, make_lock(spec), INGREDIENTS.version)
+        assert manifest.weights.entry == manifest.adapters["tuned"].entry == "."
+        assert "LoRA adapters, each by its name: tuned." in found.files["README.md"].decode()
+
+    def test_adapters_ship_as_the_weights_do(self):
+        weights = {"source": "file:///m", "ship": "on_load", "adapters": [{"name": "a", "source": "file:///lora"}]}
+        found = planned(make_spec(**VLLM | {"weights": weights}))
+        assert found.weights == ()
+        adapter = parse_manifest(json.loads(found.files[MANIFEST_PATH]), where="").adapters["a"]
+        assert (adapter.ship, adapter.source) == ("on_load", "file:///lora")
+
+    def test_the_container_is_told_what_code_is_trusted(self):
+        weights = {"source": "file://m", "trusted_code": {"b.py": "b" * 64, "a.py": "a" * 64}}
+        spec = make_spec(**VLLM | {"weights": weights})
+        assert make_manifest(spec, make_lock(spec), "1").weights.trusted_code == ("a.py", "b.py")
 
     def test_weights_that_are_fetched_on_load_are_not_planned(self):
         spec = make_spec(weights={"source": "file:///models/x", "file": "model.gguf", "ship": "on_load"})

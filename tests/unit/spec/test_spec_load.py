@@ -60,6 +60,8 @@ def test_defaults(folder):
             "file": None,
             "include": None,
             "chat_template": None,
+            "adapters": [],
+            "trusted_code": {},
             "ship": "in_image",
         },
         "quantization": "none",
@@ -119,6 +121,27 @@ image:
   env: {NO: no, ZED: z, ALPHA: a}
   labels: {org.opencontainers.image.title: x}
 """.replace("DIGEST", "a" * 64)
+
+
+FOLDER = r"""
+name: x
+engine: {kind: vllm, gpu_memory: 0.5, kv_cache_gib: 4, max_lora_rank: 64, eager: true}
+weights:
+  source: file://model
+  trusted_code: {b.py: SHA256, a.py: SHA256}
+  adapters: [{name: tuned, source: file://tuned}, {name: other.2, source: file:///other}]
+serving: {cors_origins: ["*"], total_seconds: 60, token_gap_seconds: null}
+""".replace("SHA256", "a" * 64)
+
+
+def test_names_of_mappings_are_sorted_in_the_dump(folder):
+    assert list(dump_spec(load(folder, FOLDER).spec)["weights"]["trusted_code"]) == ["a.py", "b.py"]
+
+
+@pytest.mark.parametrize("text", [FULL, FOLDER, ECHO])
+def test_a_dump_means_the_same(folder, text):
+    spec = load(folder, text).spec
+    assert ModelSpec.model_validate(dump_spec(spec)) == spec
 
 
 def test_every_field_can_be_written_and_the_dump_reads_back(folder):
@@ -255,6 +278,22 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
             "3:40 `weights.file` must be a relative path with forward slashes and without `.` or `..` parts, not '../x' | ",
             "3:61 `weights.chat_template` must be a relative path with forward slashes and without `.` or `..` parts, not '/etc/passwd' | ",
             "3:74 `weights.include` must not be empty | remove it, or write at least one item"]),
+        (VLLM.replace("m.gguf}", "m, adapters: [{name: x, source: file://a}]}"), [
+            "3:1 `weights` has an adapter named 'x', like the model | give it another name"]),
+        (VLLM.replace("m.gguf}", "m, adapters: [{name: a, source: file://a}, {name: a, source: file://b}]}"), [
+            "3:29 `weights.adapters` has two adapters named 'a' | give one of them another name"]),
+        (VLLM.replace("m.gguf}", "m, adapters: [{name: A_, sorce: hf://a}]}"), [
+            ("3:40 `weights.adapters[0].source` is missing | add `source`: where the adapter is: `file://PATH`, a folder with "
+            "adapter_config.json and adapter_model.safetensors"),
+            "3:47 `weights.adapters[0].name` must be lower-case letters and digits, joined by `-`, `_` or `.`, not 'A_' | ",
+            "3:51 unknown key 'sorce' in `weights.adapters[0]` | did you mean `source`?"]),
+        (VLLM.replace("file://m.gguf}", "'file:///m', adapters: [{name: a, source: file://a}], ship: on_load}"), [
+            ("3:79 `weights.ship` cannot be on_load: the container cannot find 'file://a' relative to a spec | "
+            "write `ship: in_image`, or an absolute file:///PATH that the container mounts")]),
+        (VLLM.replace("m.gguf}", "m, trusted_code: {../x.py: AB, a.py: 12}}"), [
+            "3:44 `weights.trusted_code.../x.py` must be a relative path with forward slashes and without `.` or `..` parts, not '../x.py' | ",
+            "3:53 `weights.trusted_code.../x.py` must be a sha256 of 64 lower-case hexadecimal digits, not 'AB' | ",
+            '3:63 `weights.trusted_code.a.py` must be text, not the number 12 | put it in quotes: "12"']),
         # hardware
         (ECHO + "hardware: {gpu: A100}", ["3:17 `hardware.gpu` must be a lower-case GPU name such as a100-40gb, not 'A100' | "]),
         (ECHO + "hardware: {count: 2}", ["3:19 `hardware.count` counts GPUs, but no GPU is named | add `gpu`, or remove `count`"]),

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from packager.digest import sha256_hex
 from packager.errors import IntegrityError, LoadError
 from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
 from packager.store import Store
-from packager.weights.load import ensure_weights, file_digest, verify_file
+from packager.weights.load import ensure_adapters, ensure_weights, file_digest, verify_file
 
 CONTENT = {"model.gguf": b"GGUF" * 1000, "sub/tokenizer.json": b"{}", "empty.txt": b""}
 
@@ -82,6 +83,37 @@ class TestInImage:
     def test_an_engine_without_weights(self, tmp_path, store):
         plain = Manifest("echo", "0", EngineManifest("echo", "1", {}), None, manifest("in_image").serving)
         assert ensure_weights(plain, tmp_path, store) == tmp_path
+
+
+class TestAdapters:
+    """LoRA adapters: each in a folder of its own, every file verified like the weights."""
+
+    def adapted(self, ship, **sources):
+        file = WeightsFile("adapter_model.safetensors", 4, sha256_hex(b"lora"))
+        adapters = {name: WeightsManifest(f"file://{at}", "", ship, ".", (file,)) for name, at in sources.items()}
+        return replace(manifest("in_image"), adapters=adapters)
+
+    def test_in_the_package(self, tmp_path, store):
+        for name in ("one", "two"):
+            path = tmp_path / "data/adapters" / name / "adapter_model.safetensors"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"lora")
+        found = ensure_adapters(self.adapted("in_image", one="x", two="y"), tmp_path, store)
+        assert found == {name: tmp_path / "data/adapters" / name for name in ("one", "two")}
+        path.write_bytes(b"LORA")
+        with pytest.raises(IntegrityError, match="not what was packaged"):
+            ensure_adapters(self.adapted("in_image", one="x", two="y"), tmp_path, store)
+
+    def test_fetched(self, tmp_path, store):
+        (tmp_path / "lora").mkdir()
+        (tmp_path / "lora/adapter_model.safetensors").write_bytes(b"lora")
+        found = ensure_adapters(self.adapted("on_load", one=tmp_path / "lora"), tmp_path, store)
+        assert (found["one"] / "adapter_model.safetensors").read_bytes() == b"lora"
+        with pytest.raises(LoadError):
+            ensure_adapters(self.adapted("on_load", one=tmp_path / "none"), tmp_path, Store(tmp_path / "other"))
+
+    def test_none(self, tmp_path, store):
+        assert ensure_adapters(manifest("in_image"), tmp_path, store) == {}
 
 
 class TestMemo:

@@ -1,8 +1,10 @@
 """What may stand among weights: data under plain names."""
 
+import json
+
 import pytest
 
-from packager.weights.policy import refuse
+from packager.weights.policy import refuse, refuse_own_code, refuse_pickle
 from packager.weights.source import SourceFile
 
 
@@ -56,3 +58,65 @@ def test_every_file_is_reported_with_its_place():
     assert [problem.what.split()[0] for problem in found] == ["a.py", "b.pt"]
     assert {problem.where for problem in found} == {"spec:1:1"}
     assert all("weights.include" in problem.mend for problem in found)
+
+
+def test_what_is_vouched_for_is_taken_but_no_path_that_leads_astray():
+    files = [SourceFile(path, 1) for path in ("modeling_x.py", "extra.pt", "other.py", "../up.py")]
+    found = refuse(files, where="", trusted={"modeling_x.py", "extra.pt", "../up.py"})
+    assert [problem.what for problem in found] == [
+        "other.py is code, not weights",
+        "the weights list an unsafe path '../up.py'",
+    ]
+    assert "`weights.trusted_code`" in found[0].mend
+
+
+def test_an_engine_that_runs_no_code_gets_no_advice_to_vouch():
+    (found,) = refuse([SourceFile("x.py", 1)], where="")
+    assert "trusted_code" not in found.mend
+
+
+def test_a_data_file_by_its_name_at_the_top_alone():
+    files = [SourceFile(path, 1) for path in ("model.bin", "sub/model.bin", "Model.bin")]
+    found = refuse(files, where="", data_files=("model.bin",))
+    assert [problem.what.split()[0] for problem in found] == ["sub/model.bin", "Model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("start", "fine"), [(b"\x06\0\0\0", True), (b"", True), (b"\x80\x04", False), (b"PK\3\4", False)]
+)
+def test_a_data_file_that_is_a_pickle_after_all(start, fine):
+    found = [problem.what for problem in refuse_pickle("model.bin", start, where="")]
+    assert found == ([] if fine else ["model.bin has the name of a data file and begins like a pickle"])
+
+
+@pytest.mark.parametrize(
+    ("auto_map", "named"),
+    [
+        (None, []),
+        ({}, []),
+        ({"AutoConfig": "conf.C", "AutoModel": "modeling.M"}, ["conf.py", "modeling.py"]),
+        ({"AutoTokenizer": ["tok.Slow", None]}, ["tok.py"]),
+        ({"AutoTokenizer": [None, "tok.Fast"], "AutoModel": "tok.M"}, ["tok.py"]),
+        ({"AutoModel": "owner/other--modeling.M"}, ["owner/other--modeling.py"]),
+        ("modeling.M", ["modeling.py"]),
+        ({"AutoModel": 7}, []),
+    ],
+)
+def test_code_that_a_configuration_names(auto_map, named):
+    data = json.dumps({"auto_map": auto_map}).encode()
+    found = refuse_own_code("config.json", data, where="spec:1:1")
+    assert [problem.what.rpartition(": ")[2] for problem in found] == named
+    assert refuse_own_code("config.json", data, where="", trusted=[one for one in named if "--" not in one]) == tuple(
+        problem for problem in refuse_own_code("config.json", data, where="") if "--" in problem.what
+    )
+
+
+@pytest.mark.parametrize("data", [b"[]", b"7", b'"auto_map"'])
+def test_a_configuration_that_names_none(data):
+    assert refuse_own_code("config.json", data, where="") == ()
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe{}x"])
+def test_a_configuration_that_is_none(data):
+    (found,) = refuse_own_code("config.json", data, where="")
+    assert found.what.startswith("config.json is not JSON")

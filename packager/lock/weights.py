@@ -1,0 +1,179 @@
+"""Locks weights and adapters: lists their files, refuses what runs code, checks that the engine can open them, hashes each."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import LoadError, Problem, SpecError
+from ..manifest import WeightsFile
+from ..recipes import RECIPES
+from ..spec.load import SpecFile
+from ..spec.weights import WeightsSpec
+from ..weights.load import ADAPTERS_FOLDER, file_digest
+from ..weights.policy import CONFIGURATIONS, refuse, refuse_own_code, refuse_pickle
+from ..weights.schemes import open_source
+from ..weights.source import Source, SourceFile
+from .lockfile import WeightsLock
+from .tools import Tools
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What an adapter is; the rest of its folder (optimizer states, checkpoints) stays where it is."""
+
+
+def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
+    """The spec's weights, file by file; None for an engine without. Raises SpecError, LoadError."""
+    asked = file.spec.weights
+    if asked is None:
+        return None
+    _raise(_options(file, asked))
+    where = file.where("weights", "source")
+    source, listed = _listed(asked.source, file, where)
+    chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
+    _raise(_code(source, chosen, file, asked))
+    paths = [one.path for one in chosen]
+    _check_entry(file, asked, paths)
+    if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
+        what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
+        raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
+    files = tuple(_lock_file(source, one, tools, keep=asked.ship == "in_image") for one in chosen)
+    _raise(_trusted(file, asked, files))
+    return WeightsLock(asked.source, source.revision, files)
+
+
+def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
+    """The spec's LoRA adapters by name. Raises SpecError, LoadError."""
+    asked = file.spec.weights
+    locked: dict[str, WeightsLock] = {}
+    for number, adapter in enumerate(asked.adapters if asked else ()):
+        where = file.where("weights", "adapters", number, "source")
+        source, listed = _listed(adapter.source, file, where)
+        chosen = [one for one in listed if one.path in ADAPTER_FILES]
+        lacking = [name for name in ADAPTER_FILES if name not in {one.path for one in chosen}]
+        if lacking:
+            what = f"the adapter {adapter.name} lacks {' and '.join(lacking)}"
+            mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
+            raise SpecError(what, where=where, mend=mend)
+        keep = asked is not None and asked.ship == "in_image"
+        files = tuple(_lock_file(source, one, tools, keep=keep) for one in chosen)
+        locked[adapter.name] = WeightsLock(adapter.source, source.revision, files)
+    return locked
+
+
+def _raise(problems: Sequence[Problem]) -> None:
+    if problems:
+        raise SpecError.collect(problems)
+
+
+def _options(file: SpecFile, asked: WeightsSpec) -> list[Problem]:
+    """What the spec says of its weights and this engine has no use for."""
+    recipe, found = RECIPES[file.spec.engine.kind], []
+    if recipe.folder and asked.file is not None:
+        what = f"the engine {recipe.engine} opens the whole folder, not one file of it"
+        mend = "remove `weights.file`; a folder within goes into `weights.source`"
+        found.append(Problem(what, file.where("weights", "file"), mend))
+    if asked.adapters and not recipe.adapters:
+        can = ", ".join(one.engine for one in RECIPES.values() if one.adapters)
+        what = f"the engine {recipe.engine} serves no LoRA adapters"
+        mend = f"use an engine that does ({can}), or merge the adapter into the weights"
+        found.append(Problem(what, file.where("weights", "adapters"), mend))
+    if asked.trusted_code and not recipe.own_code:
+        what = f"the engine {recipe.engine} runs no code of the weights"
+        found.append(Problem(what, file.where("weights", "trusted_code"), "remove `weights.trusted_code`"))
+    return found
+
+
+def _listed(address: str, file: SpecFile, where: str) -> tuple[Source, tuple[SourceFile, ...]]:
+    source = open_source(address, folder=file.folder)
+    try:
+        return source, source.inventory()
+    except LoadError as error:
+        problem = error.problems[0]
+        raise LoadError(f"{problem.what}: {problem.where}", where=where, mend=problem.mend) from error
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _code(source: Source, files: Sequence[SourceFile], file: SpecFile, asked: WeightsSpec) -> list[Problem]:
+    """Files that run code when they are opened, and configurations that name code to run."""
+    recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
+    trusted = asked.trusted_code if recipe.own_code else None
+    found = [*refuse(files, where=where, data_files=recipe.data_files, trusted=trusted)]
+    for path in (one.path for one in files):
+        if path in recipe.data_files:
+            found += refuse_pickle(path, next(iter(source.open(path)), b""), where=where)
+        if path in CONFIGURATIONS and recipe.own_code:
+            found += refuse_own_code(path, b"".join(source.open(path)), where=where, trusted=asked.trusted_code)
+    return found
+
+
+def _trusted(file: SpecFile, asked: WeightsSpec, files: Sequence[WeightsFile]) -> list[Problem]:
+    """What is vouched for must be there, and be what was read."""
+    digests, found = {one.path: one.sha256 for one in files}, []
+    for path, sha256 in asked.trusted_code.items():
+        where = file.where("weights", "trusted_code", path)
+        if path not in digests:
+            found.append(Problem(f"{path} is not among the weights", where, "remove it, or correct its path"))
+        elif digests[path] != sha256:
+            what = f"{path} is not the file that was vouched for: it has another sha256"
+            found.append(Problem(what, where, f"read the file, then write its sha256: {digests[path]}"))
+    return found
+
+
+def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) -> WeightsFile:
+    """The file with its sha256; `keep` puts its bytes into the store, where the package takes them from."""
+    sha256 = file.sha256
+    if sha256 is None:
+        root = Path(source.uri.removeprefix("file://"))
+        sha256 = file_digest(root if root.is_file() else root / file.path, tools.store, tools.on_bytes)
+    if keep and tools.store.find(sha256, file.size) is None:
+        tools.store.put(source.open(file.path), sha256=sha256, name=f"{source.uri}/{file.path}")
+    return WeightsFile(file.path, file.size, sha256)
+
+
+def _check_entry(file: SpecFile, asked: WeightsSpec, paths: Sequence[str]) -> None:
+    """The engine must know what to open, and be able to."""
+    if RECIPES[file.spec.engine.kind].folder:
+        _check_folder(file, paths)
+    else:
+        _check_file(file, asked.file, paths)
+
+
+def _check_folder(file: SpecFile, paths: Sequence[str]) -> None:
+    recipe = RECIPES[file.spec.engine.kind]
+    lacking = recipe.lacking(paths)
+    if not lacking:
+        return
+    kinds = [f"a {need} file" if need.startswith(".") else need for need in recipe.weights]
+    none = [f"{need} file" if need.startswith(".") else need for need in lacking]
+    within = sorted({path.rpartition("/")[0] for path in paths if path.rpartition("/")[2] == recipe.weights[0]} - {""})
+    raise SpecError(
+        f"the engine {recipe.engine} opens a folder with {_and(kinds)}; these weights have no {' and no '.join(none)}",
+        where=file.where("weights", "source"),
+        mend=f"name the folder within: {', '.join(within[:5])}"
+        if within
+        else "choose another source, or another engine",
+    )
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _check_file(file: SpecFile, chosen: str | None, paths: Sequence[str]) -> None:
+    recipe = RECIPES[file.spec.engine.kind]
+    entry, kinds = recipe.entry(paths, chosen), " or ".join(recipe.weights)
+    fitting = [path for path in paths if path.endswith(recipe.weights)]
+    where = file.where("weights", "file" if chosen else "source")
+    if not fitting:
+        what = f"the engine {recipe.engine} opens {kinds}, and the weights have none"
+        raise SpecError(what, where=where, mend="choose another source, or another engine")
+    choice = f"one of: {', '.join(fitting[:5])}"
+    if entry is None:
+        what = f"the engine {recipe.engine} opens one file, and {len(fitting)} of the weights are {kinds}"
+        raise SpecError(what, where=where, mend=f"say which in `weights.file`, {choice}")
+    if entry not in paths:
+        raise SpecError(f"{entry} is not among the weights", where=where, mend=choice)
+    if entry not in fitting:
+        raise SpecError(f"the engine {recipe.engine} opens {kinds}, not {entry}", where=where, mend=choice)
