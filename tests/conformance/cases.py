@@ -26,10 +26,10 @@ class Case:
     """One engine with one model.
 
     `weights` names the model: empty for none, `tiny` and `hello` are GGUF files, else an architecture of
-    fakes.models, which `ctranslate2` gets converted. `slow` are options that make it slow enough to be caught in
-    the middle. `starts` is how often it is started and stopped in a row. With `whole` false it only runs the tests
-    of text: one model of an engine proves the rest. `process` is a word of the command line of the engine's own
-    process, where it has one.
+    fakes.models, which `ctranslate2` gets converted (`NAME-int8`: to int8). `slow` are options that make it slow
+    enough to be caught in the middle. `starts` is how often it is started and stopped in a row. With `whole` false
+    it only runs the tests of text: one model of an engine proves the rest. `process` is a word of the command line
+    of the engine's own process, where it has one.
     """
 
     kind: str
@@ -55,10 +55,15 @@ class Case:
 
 
 _LLAMA_CPP = {"context_length": CONTEXT, "threads": 1}
+_CTRANSLATE2 = {"context_length": CONTEXT, "threads": 1}
 ALL = [
     Case("echo", "packager", {"context_length": CONTEXT}, {"delay_ms": 20}),
     Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "tiny"),
     Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "hello"),
+    Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="llama"),
+    Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="llama-int8", whole=False),
+    Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="mistral", whole=False),
+    Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="qwen2", whole=False),
 ]
 _CHOSEN = os.environ.get("PACKAGER_TEST_ENGINE")
 CASES = [case for case in ALL if _CHOSEN in (None, case.kind) and find_spec(case.library)]
@@ -75,6 +80,12 @@ def make_weights(name: str, kind: str, root: Path) -> Path | None:
 
         path = root / "tiny.gguf"
         return path if path.exists() else write_tiny_gguf(path)
+    if kind == "ctranslate2":
+        from fakes.converted import convert
+
+        folder, (shape, _, quantization) = root / f"converted-{name}", name.partition("-")
+        source = make_weights(shape, "", root)
+        return folder if folder.exists() else convert(source, folder, quantization or "float32")
     folder = root / name
     if not (folder / "config.json").exists():
         write_model(folder, name, context_length=CONTEXT)

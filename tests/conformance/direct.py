@@ -29,7 +29,23 @@ def llama_cpp(weights: Path, count: int, context: int, prompt: str) -> tuple[str
     return answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
 
 
-ENGINES: dict[str, Callable[[Path, int, int, str], tuple[str, int]]] = {"echo": echo, "llama_cpp": llama_cpp}
+def ctranslate2(weights: Path, count: int, _context: int, prompt: str) -> tuple[str, int]:
+    import ctranslate2
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
+    generator = ctranslate2.Generator(str(weights), intra_threads=1)
+    (answer,) = generator.generate_batch(
+        [tokenizer.encode(prompt).tokens], max_length=count, include_prompt_in_result=False, return_end_token=True
+    )
+    return tokenizer.decode(answer.sequences_ids[0]), len(answer.sequences_ids[0])
+
+
+ENGINES: dict[str, Callable[[Path, int, int, str], tuple[str, int]]] = {
+    "echo": echo,
+    "llama_cpp": llama_cpp,
+    "ctranslate2": ctranslate2,
+}
 
 if __name__ == "__main__":
     kind, weights, count, context, prompt = sys.argv[1:]
