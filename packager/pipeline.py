@@ -5,7 +5,6 @@
 Each stage is a value; each call turns one into the next. `packager.cli` adds words around this.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,13 @@ from .spec.load import load_spec
 from .spec.model import ModelSpec
 
 
-def _quiet(_: str) -> None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How to build. `output` is the folder that gets `NAME/` and `NAME.oci/`.
 
     `locked` refuses a lock that no longer answers the spec, `force` overwrites files of the package
     that were edited by hand, `full` writes a registry base's layers into the layout too. `repository`
-    and `tag` replace the spec's. `say` is told what a person should know: that another build is waited
-    for, that a field moved and the spec is locked anew.
+    and `tag` replace the spec's.
     """
 
     output: Path = Path("dist")
@@ -47,7 +41,6 @@ class BuildOptions:
     locked: bool = False
     force: bool = False
     full: bool = False
-    say: Callable[[str], None] = _quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +58,14 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
     """Build the spec at `source`, or the package at `source` as it stands, into `options.output`."""
     if is_package(source):
         package = read_package(source)
-        with hold(options.output, package.manifest.name, waiting=options.say) as output:
+        with hold(options.output, package.manifest.name, waiting=tools.say) as output:
             return _finish(package, package.folder, _old_name(package, options), output, tools, full=options.full)
     file = load_spec(source)
     name = image_name(file.spec, options)
-    with hold(options.output, file.spec.name, waiting=options.say) as output:
+    with hold(options.output, file.spec.name, waiting=tools.say) as output:
         keep_edits(options.output / file.spec.name, force=options.force)
         ingredients = read_ingredients(file)
-        lock = lock_for(file, tools, locked=options.locked, say=options.say)
+        lock = lock_for(file, tools, locked=options.locked)
         tools.stage("package")
         staged = output.stage(file.spec.name)
         write_package(plan_package(file.spec, lock, ingredients), staged, tools.store)
@@ -100,7 +93,7 @@ def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]
         old = read_package(source)
         return _preview(source, old.files, _old_name(old, options), plan_image(old.manifest, old.lock, old.files))
     file = load_spec(source)
-    lock = lock_for(file, tools, locked=options.locked, say=options.say)
+    lock = lock_for(file, tools, locked=options.locked)
     ingredients = read_ingredients(file)
     package = plan_package(file.spec, lock, ingredients)
     manifest = make_manifest(file.spec, lock, ingredients.version)

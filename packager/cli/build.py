@@ -48,7 +48,7 @@ def command(
     offline = options.pop("offline")
     source = find(spec)
     with Progress.start(quiet=console.quiet) as progress:
-        chosen = BuildOptions(say=progress.say, **options)
+        chosen = BuildOptions(**options)
         tools = make_tools(progress, offline=offline)
         if dry_run:
             plan = preview(source, chosen, tools)

@@ -9,4 +9,6 @@ from .progress import Progress
 def make_tools(progress: Progress, *, offline: bool = False) -> Tools:
     """Tools for one command."""
     tools = default_tools()
-    return replace(tools, offline=offline or tools.offline, stage=progress.stage, on_bytes=progress.on_bytes)
+    return replace(
+        tools, offline=offline or tools.offline, stage=progress.stage, on_bytes=progress.on_bytes, say=progress.say
+    )

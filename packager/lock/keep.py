@@ -1,6 +1,5 @@
 """The lock beside the spec: used while it answers the spec, made anew when it does not."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DriftError, LockError, OutputError, Problem
@@ -13,11 +12,7 @@ from .sources import check_sources
 from .tools import Tools
 
 
-def _quiet(_: str) -> None:
-    return None
-
-
-def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callable[[str], None] = _quiet) -> Lock:
+def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False) -> Lock:
     """The lock beside the spec when it answers the spec, else a new one, written there.
 
     Raises DriftError instead of locking anew when `locked` or offline (making a lock asks indexes and
@@ -32,7 +27,7 @@ def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False, say: Callabl
     if locked or tools.offline:
         check_lock(file)
     for drift in moved:
-        say(f"locking again: {drift}")
+        tools.say(f"locking again: {drift}")
     return write_lock(resolve(file, tools), file.folder / FILE_NAME)
 
 

@@ -19,7 +19,8 @@ class Tools:
 
     `run` runs a program to its end. `offline` forbids every fetch. `debian_mirror` replaces apt's own
     mirrors; `registry_mirrors` maps a registry host to `HOST[/PREFIX]` to read from instead.
-    `stage` is told the name of each step, `on_bytes` (title, done, total) its progress.
+    `stage` is told the name of each step, `on_bytes` (title, done, total) its progress. `say` is told what a person
+    should know: that another build is waited for, that the spec is locked anew and why, what a choice will cost.
     """
 
     store: Store
@@ -29,6 +30,7 @@ class Tools:
     registry_mirrors: Mapping[str, str] = field(default_factory=dict)
     stage: Callable[[str], None] = _silent
     on_bytes: Callable[[str, int, int], None] | None = None
+    say: Callable[[str], None] = _silent
 
 
 def default_tools() -> Tools:
