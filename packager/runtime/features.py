@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from ..errors import RequestError
 from .engine import Features, GenerationRequest, SamplingParams
+from .structured import forced
 
 _DEFAULTS = SamplingParams()
 _NEUTRAL = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0}
@@ -27,6 +28,8 @@ def refuse_unsupported(request: GenerationRequest, features: Features, engine: s
         raise _refusal("response_format", f"cannot be {request.output.kind} with the engine {engine}: {can}")
     if request.tools is not None and not features.tools:
         raise _refusal("tools", f"are not supported by the engine {engine} with this model")
+    if request.sampling.ignore_eos and (request.output is not None or forced(request.tools)):
+        raise _refusal("ignore_eos", "cannot be had with a form of the output, whose end is the answer's end")
     if request.adapter is not None and request.adapter not in features.adapters:
         raise _refusal("model", f"names no adapter of this package: {request.adapter}")
 

@@ -6,16 +6,34 @@ needs no library for trying a base, a server or a cluster.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Any
+
+import orjson
 
 from ...errors import ContextLengthError, EngineError
-from ..engine import Delta, EngineFacts, EngineHealth, EngineSetup, FinishReason, GenerationRequest, Usage
-from ..stops import StopText
+from ..engine import (
+    SAMPLING,
+    Delta,
+    EngineFacts,
+    EngineHealth,
+    EngineSetup,
+    Features,
+    FinishReason,
+    GenerationRequest,
+    Likely,
+    TokenLogprob,
+    Usage,
+)
+from ..stops import HeldLogprobs, StopText
+from ..structured import forced
 from . import read_options
 
 _WORD = re.compile(r"\s*\S+\s*$|\s*\S+")
+_FEATURES = Features(sampling=SAMPLING, logprobs=20, outputs=frozenset({"json_object"}), tools=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +46,11 @@ class EchoOptions:
 
 
 class EchoEngine:
-    """Streams the prompt, or the last message, word by word. Sampling has no effect but for `max_tokens` and `stop`."""
+    """Streams the prompt, or the last message, word by word, each word as probable as can be.
+
+    A JSON object is `{"text": ...}`; a tool that must be called gets the same as its arguments. Of sampling only
+    `max_tokens`, `stop` and `ignore_eos` (the words again and again) have an effect.
+    """
 
     def __init__(self, setup: EngineSetup) -> None:
         self._setup = setup
@@ -39,39 +61,60 @@ class EchoEngine:
     async def start(self) -> EngineFacts:
         self._reason = ""
         setup = self._setup
-        return EngineFacts("echo", setup.version, setup.model, self._options.context_length, setup.slots)
+        return EngineFacts("echo", setup.version, setup.model, self._options.context_length, setup.slots, _FEATURES)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        words = _WORD.findall(_text(request))
-        room = self._options.context_length - len(words)
-        if room <= 0:
-            raise ContextLengthError(
-                f"the prompt has {len(words)} tokens; the context holds {self._options.context_length}, "
-                "with at least one for the answer",
-                where="prompt" if request.messages is None else "messages",
-                mend="shorten it",
-            )
-        wanted = request.sampling.max_tokens
-        limit = min(len(words), room if wanted is None else wanted, room)
+        read, words = self._read(request)
+        sampling, tools = request.sampling, forced(request.tools)
+        room = self._options.context_length - read
+        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         aborted = self._open[request.id] = asyncio.Event()
+        reason: FinishReason = "tool_calls" if tools else "stop"
         try:
-            stop, written = StopText(request.sampling.stop), 0
-            reason: FinishReason = "length" if limit < len(words) else "stop"
-            for word in words[:limit]:
+            stop, logprobs, written = StopText(sampling.stop), HeldLogprobs(), 0
+            for word in words:
+                if written == limit:
+                    reason = "length"
+                    break
                 await (self._delay(aborted) if self._options.delay_ms else asyncio.sleep(0))
                 self._check(written)
                 if aborted.is_set():
                     reason = "abort"
                     break
                 written += 1
+                if tools:
+                    yield Delta("", 1, None, None, (), (_call(request.id, tools[0]["name"], word, written),))
+                    continue
                 text, met = stop.feed(word)
+                likely = (
+                    () if sampling.logprobs is None else logprobs.feed(_certain(word, sampling.logprobs), word, text)
+                )
                 if met:
-                    yield Delta(text, 1, "stop", Usage(len(words), written))
+                    yield Delta(text, 1, "stop", Usage(read, written), likely)
                     return
-                yield Delta(text)
-            yield Delta(stop.rest(), 0, reason, Usage(len(words), written))
+                yield Delta(text, 1, None, None, likely)
+            if reason != "abort":
+                self._check(written)
+            yield Delta(stop.rest(), 0, reason, Usage(read, written), logprobs.rest())
         finally:
             del self._open[request.id]
+
+    def _read(self, request: GenerationRequest) -> tuple[int, Iterator[str]]:
+        """How many tokens the prompt has, and the words of the answer. Raises ContextLengthError."""
+        text = request.messages[-1].content if request.messages else request.prompt or ""
+        words = _WORD.findall(text)
+        if len(words) >= self._options.context_length:
+            raise ContextLengthError(
+                f"the prompt has {len(words)} tokens; the context holds {self._options.context_length}, "
+                "with at least one for the answer",
+                where="prompt" if request.messages is None else "messages",
+                mend="shorten it",
+            )
+        answer = words
+        if request.output is not None or forced(request.tools):
+            answer = _WORD.findall(orjson.dumps({"text": text}).decode())
+        endless = request.sampling.ignore_eos and answer
+        return len(words), chain.from_iterable(repeat(answer)) if endless else iter(answer)
 
     async def _delay(self, aborted: asyncio.Event) -> None:
         with suppress(TimeoutError):
@@ -95,5 +138,13 @@ class EchoEngine:
         return EngineHealth(not self._reason, self._reason)
 
 
-def _text(request: GenerationRequest) -> str:
-    return request.messages[-1].content if request.messages else request.prompt or ""
+def _certain(word: str, alternatives: int) -> tuple[TokenLogprob, ...]:
+    token = Likely(word.encode(), 0.0)
+    return (TokenLogprob(token, (token,) if alternatives else ()),)
+
+
+def _call(request_id: str, name: str, word: str, number: int) -> Mapping[str, Any]:
+    """A piece of the call; the first one has its id and the function's name."""
+    if number == 1:
+        return {"index": 0, "id": f"call_{request_id}", "function": {"name": name, "arguments": word}}
+    return {"index": 0, "function": {"arguments": word}}

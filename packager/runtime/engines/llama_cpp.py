@@ -12,44 +12,49 @@ nobody can reach it.
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import xllamacpp
 
-from ...errors import ContextLengthError, EngineError, LoadError, PackagerError, RequestError
+from ...errors import EngineError, LoadError, RequestError
 from ..engine import (
+    SAMPLING,
     Delta,
     EngineFacts,
     EngineHealth,
     EngineSetup,
-    FinishReason,
+    Features,
     GenerationRequest,
+    OutputKind,
     SamplingParams,
-    Usage,
 )
-from ..stops import StopText
+from ..stops import HeldLogprobs, StopText
 from ..threads import in_daemon_thread
 from . import read_options
 from .calls import Call
 from .cores import CPUS, QUOTA, physical_cores
-from .gguf import trained_context
+from .forced_call import ForcedCall, forced_call
+from .gguf import read_header
+from .llama_cpp_words import ChunkReader, write_request
 
 _MOST_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
 _LONGEST_SOCKET_PATH = 100
 """A little below the 108 bytes of sockaddr_un."""
 _ERRORS_ONLY = 1
-_RANDOM_SEED = 2**32 - 1
-"""llama.cpp's seeds have 32 bits, and this one means a random seed."""
-_TOO_LONG = "exceed_context_size_error"
+_MOST_LOGPROBS = 20
+"""OpenAI's limit; llama.cpp has none."""
+_OUTPUTS: frozenset[OutputKind] = frozenset(("json_object", "json_schema", "grammar"))
+_TOOLS = re.compile(r"\btools\b")
+"""A chat template that knows tools has this name in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +85,16 @@ class LlamaCppEngine:
         path = self._setup.weights
         if path is None:
             raise LoadError("llama_cpp needs weights", where="model/manifest.json", mend="give `weights` in the spec")
-        context = self._options.context_length or trained_context(path)
-        self._server = await in_daemon_thread(lambda: self._open(path, context))
+        header = read_header(path)
+        context = self._options.context_length or header.context_length
+        own = self._setup.chat_template
+        templates = header.chat_templates if own is None else (own,)
+        features = _features(templates)
+        self._server = await in_daemon_thread(lambda: self._open(path, context, features))
         self._reason = ""
-        return EngineFacts("llama_cpp", self._setup.version, self._setup.model, context, self._slots)
+        return EngineFacts("llama_cpp", self._setup.version, self._setup.model, context, self._slots, features)
 
-    def _open(self, path: Path, context: int) -> Any:
+    def _open(self, path: Path, context: int, features: Features) -> Any:
         folder = Path(tempfile.mkdtemp(prefix="packager-"))  # mode 0700
         try:
             socket = str(folder / "engine.sock")
@@ -93,7 +102,10 @@ class LlamaCppEngine:
                 raise LoadError(
                     "the path is too long for a Unix socket", where=socket, mend="set TMPDIR to a shorter folder"
                 )
-            server = xllamacpp.Server(self._parameters(path, context, socket))
+            parameters = self._parameters(path, context, socket)
+            # Without tools the text comes as it was generated; with them, whatever the model says of its thoughts too.
+            parameters.force_pure_content_parser = not features.tools
+            server = xllamacpp.Server(parameters)
             _write_one_token(server)
             return server
         except (RuntimeError, ValueError, EngineError) as error:
@@ -121,7 +133,8 @@ class LlamaCppEngine:
         parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of old prompts in host memory
         if self._setup.chat_template is not None:
             parameters.chat_template = self._setup.chat_template
-        parameters.force_pure_content_parser = True  # text as generated: nothing moved into other fields
+        parameters.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
+        parameters.prefill_assistant = False  # it would go on with a last message of the assistant's
         parameters.verbosity = _ERRORS_ONLY
         parameters.hostnames = [socket]
         parameters.api_keys = [secrets.token_hex(32)]
@@ -131,33 +144,26 @@ class LlamaCppEngine:
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         call = Call[str](asyncio.get_running_loop())
         self._calls[request.id] = call
-        work = self._pool.submit(self._run, request, call)
-        reader = _Reader("prompt" if request.messages is None else "messages")
-        stop = StopText(request.sampling.stop)
-        met = False
+        answer = _Answer(request)
+        work = self._pool.submit(self._run, request, call, answer.forced)
         try:
             async for chunk in call.items():
-                text, tokens = reader.read(chunk)
-                if call.cancelled or not tokens:
-                    continue
-                text, met = stop.feed(text)
-                call.cancelled = met
-                yield Delta(text, tokens)
-            await _finished(work)
-            if met:
-                yield Delta("", 0, "stop", reader.usage)
-            else:
-                yield Delta(stop.rest(), 0, *reader.end(cancelled=call.cancelled))
+                delta = answer.read(chunk, wanted=not call.cancelled)
+                call.cancelled = call.cancelled or answer.met
+                if delta is not None:
+                    yield delta
+            await _finished(work, unread=answer.chunks == 0 and request.messages is not None)
+            yield answer.end(cancelled=call.cancelled)
         finally:
             call.cancelled = True
             del self._calls[request.id]
 
-    def _run(self, request: GenerationRequest, call: Call[str]) -> None:
+    def _run(self, request: GenerationRequest, call: Call[str], forced: ForcedCall | None) -> None:
         """In a worker thread: one request, start to end."""
         try:
             if call.cancelled:
                 return
-            body = orjson.dumps(_body(request)).decode()
+            body = write_request(request, forced)
             if request.messages is None:
                 self._server.handle_completions(body, call.put)
             else:
@@ -183,66 +189,59 @@ class LlamaCppEngine:
         return EngineHealth(not self._reason, self._reason)
 
 
-class _Reader:
-    """Reads llama.cpp's chunks: text as it comes; at the end why, and how many tokens."""
+class _Answer:
+    """From llama.cpp's chunks to Deltas: stop strings, what they hold back, and a call that was forced."""
 
-    __slots__ = ("_finish", "_parameter", "_prompt", "_written")
+    def __init__(self, request: GenerationRequest) -> None:
+        self.forced = forced_call(request.tools)
+        self.met = False
+        self.chunks = 0
+        self._reader = ChunkReader(request)
+        self._stop = StopText(request.sampling.stop)
+        self._held = HeldLogprobs() if request.sampling.logprobs is not None else None
 
-    def __init__(self, parameter: str) -> None:
-        self._parameter = parameter
-        self._finish: FinishReason | None = None
-        self._prompt = 0
-        self._written = 0
+    def read(self, chunk: str, *, wanted: bool) -> Delta | None:
+        """What the chunk adds; None when that is nothing, or is not wanted any more."""
+        self.chunks += 1
+        piece, tokens, logprobs, calls = self._reader.read(chunk)
+        if not wanted or not (tokens or piece or calls):
+            return None
+        text, self.met = self._stop.feed(piece)
+        if self._held is not None:
+            logprobs = self._held.feed(logprobs, piece, text)
+        if self.forced is not None:
+            text, calls = "", self.forced.feed(text)
+        return Delta(text, tokens, None, None, logprobs, calls)
 
-    def read(self, chunk: str) -> tuple[str, int]:
-        """The chunk's text, and how many tokens stand behind it. Raises what an error chunk says."""
-        value = orjson.loads(chunk)
-        if error := value.get("error"):
-            raise self._failure(error)
-        if progress := value.get("prompt_progress"):
-            self._prompt = progress["total"]
-            return "", 0
-        text, before = "", self._written
-        for choice in value["choices"]:
-            self._finish = choice["finish_reason"] or self._finish
-            text += (choice["delta"].get("content") if "delta" in choice else choice["text"]) or ""
-        if timings := value.get("timings"):
-            self._written = timings["predicted_n"]
-        if usage := value.get("usage"):
-            self._prompt, self._written = usage["prompt_tokens"], usage["completion_tokens"]
-        return text, self._written - before
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        return Usage(self._prompt, self._written)
-
-    def end(self, *, cancelled: bool) -> tuple[FinishReason, Usage]:
-        """Why the stream ended. Raises EngineError when llama.cpp does not say."""
-        if self._finish is not None:
-            return self._finish, self.usage
-        if cancelled:
-            return "abort", self.usage
-        raise EngineError("llama.cpp ended the stream without a reason")
-
-    def _failure(self, error: dict[str, Any]) -> PackagerError:
-        message = str(error.get("message", error))
-        if error.get("type") == _TOO_LONG:
-            return ContextLengthError(
-                f"the prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
-                where=self._parameter,
-                mend="shorten it",
-            )
-        if error.get("code") == 400:
-            return RequestError(f"llama.cpp refuses the request: {message}")
-        return EngineError(f"llama.cpp failed: {message}")
+    def end(self, *, cancelled: bool) -> Delta:
+        """The last Delta. Raises EngineError when llama.cpp does not say why it ended, or a forced call never began."""
+        if self.met:
+            return Delta("", 0, "stop", self._reader.usage)
+        reason, usage = self._reader.end(cancelled=cancelled)
+        text, logprobs = self._stop.rest(), self._held.rest() if self._held is not None else ()
+        if self.forced is None:
+            return Delta(text, 0, reason, usage, logprobs)
+        calls = self.forced.feed(text)
+        if reason == "stop" and not self.forced.begun:
+            raise EngineError("llama.cpp ended the answer without the call that its grammar demands")
+        return Delta("", 0, "tool_calls" if reason == "stop" else reason, usage, logprobs, calls)
 
 
-async def _finished(work: "Future[None]") -> None:
+async def _finished(work: "Future[None]", *, unread: bool) -> None:
+    """The end of the worker's part; `unread`: of a chat of which llama.cpp has not given a single chunk."""
     try:
         await asyncio.wrap_future(work)
     except (RuntimeError, ValueError, AttributeError) as error:
-        raise EngineError(f"llama.cpp failed: {error}") from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        if unread and not isinstance(error, AttributeError):
+            raise RequestError(f"the chat template refuses the messages: {said}", where="messages") from error
+        raise EngineError(f"llama.cpp failed: {said}") from error
+
+
+def _features(templates: Sequence[str]) -> Features:
+    """What a model with these chat templates can do."""
+    tools = any(_TOOLS.search(template) for template in templates)
+    return Features(SAMPLING, _MOST_LOGPROBS, _OUTPUTS, tools, bool(templates))
 
 
 def _write_one_token(server: Any) -> None:
@@ -252,41 +251,12 @@ def _write_one_token(server: Any) -> None:
     dropped before that waits for its end for ever (seen on an idle machine within four tries).
     """
     chunks: list[str | None] = []
-    body = orjson.dumps(_body(GenerationRequest("", prompt=" ", sampling=SamplingParams(max_tokens=1)))).decode()
-    server.handle_completions(body, chunks.append)
-    reader = _Reader("prompt")
+    request = GenerationRequest("", prompt=" ", sampling=SamplingParams(max_tokens=1))
+    server.handle_completions(write_request(request, None), chunks.append)
+    reader = ChunkReader(request)
     for chunk in filter(None, chunks):
         reader.read(chunk)
     reader.end(cancelled=False)
-
-
-def _body(request: GenerationRequest) -> dict[str, Any]:
-    """The request in the words of llama.cpp's server.
-
-    Without stop strings: those are StopText's, because llama.cpp loses the text that it holds back for
-    them when the answer ends at its limit.
-    """
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "return_progress": True,
-        "timings_per_token": True,
-        "n_predict": -1 if sampling.max_tokens is None else sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "seed": None if sampling.seed is None else sampling.seed % _RANDOM_SEED,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repeat_penalty": sampling.repetition_penalty,
-    }
-    if request.messages is None:
-        body["prompt"] = request.prompt
-    else:
-        body["messages"] = [message.plain() for message in request.messages]
-    return {name: value for name, value in body.items() if value is not None}
 
 
 def _flash_attention(choice: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..engine import Delta, GenerationRequest, Usage
-from ..inputs import Fields
+from ..fields import Fields
 from .http import HttpError
 from .sse import EventShape, Reply, encode_event, token_template
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from fakes.engines import make_setup
-from fakes.gguf import write_tiny_gguf
+from fakes.gguf import CHAT_TEMPLATE, write_tiny_gguf
 
 from packager.errors import EngineError, LoadError
 from packager.runtime.engine import GenerationRequest, SamplingParams
 from packager.runtime.engines import open_engine
-from packager.runtime.engines.gguf import trained_context
+from packager.runtime.engines.gguf import read_header
 from packager.runtime.engines.llama_cpp import default_threads
 
 
@@ -22,7 +22,9 @@ def tiny(tmp_path):
 
 
 def test_an_unknown_engine():
-    with pytest.raises(LoadError, match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, transformers, vllm"):
+    with pytest.raises(
+        LoadError, match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, transformers, vllm"
+    ):
         open_engine("warp", make_setup())
 
 
@@ -67,7 +69,7 @@ async def test_echo_keeps_all_white_space():
 
 
 def test_the_trained_context_is_read_from_the_header(tiny):
-    assert trained_context(tiny) == 384
+    assert read_header(tiny) == (384, (CHAT_TEMPLATE,))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_the_trained_context_is_read_from_the_header(tiny):
 def test_a_damaged_header(tiny, change, what):
     tiny.write_bytes(change(tiny.read_bytes()))
     with pytest.raises(LoadError, match=what):
-        trained_context(tiny)
+        read_header(tiny)
 
 
 async def test_llama_cpp_uses_the_trained_context_unless_told(tiny):
