@@ -1,31 +1,43 @@
-"""Checks that need more than one part of the spec, before anything is asked of anyone."""
+"""Checks that need more than one part of the spec, before anything is asked of anyone. Pure."""
 
 from ..errors import Problem, SpecError
 from ..recipes import RECIPES
 from ..spec.image import DebianBase
 from ..spec.load import SpecFile
+from .hardware import gpu_of, listed, too_old, unknown_gpu
 
 
 def check(file: SpecFile) -> None:
-    """Raise SpecError with everything in the spec that this engine or base cannot do."""
-    problems = (*_quantization(file), *_concurrency(file), *_base(file))
+    """Raise SpecError with everything in the spec that this engine, GPU or base cannot do."""
+    problems = (
+        *unknown_gpu(file),
+        *_quantization(file),
+        *_concurrency(file),
+        *_engine_on_gpu(file),
+        *_formats(file),
+        *_parallel(file),
+        *_options(file),
+        *_base(file),
+    )
     if problems:
         raise SpecError.collect(problems)
 
 
 def _quantization(file: SpecFile) -> tuple[Problem, ...]:
     spec = file.spec
-    can = RECIPES[spec.engine.kind].quantizations
-    if spec.quantization in can:
+    recipe, word = RECIPES[spec.engine.kind], spec.quantization
+    if word == "none":
         return ()
+    row = recipe.format("quantization", word)
+    if row is not None:
+        return too_old(file, f"`quantization: {word}` on {recipe.engine}", row.floor)
+    can = recipe.quantizations
     mend = (
         f"use one of: {', '.join(can)}" if len(can) > 1 else "leave it out: this engine takes the weights as they are"
     )
-    return (
-        Problem(
-            f"the engine {spec.engine.kind} cannot quantize to {spec.quantization}", file.where("quantization"), mend
-        ),
-    )
+    others = [one.engine for one in RECIPES.values() if word in one.quantizations]
+    mend += f"; {listed(others)} can" if others else ""
+    return (Problem(f"the engine {recipe.engine} cannot quantize to {word}", file.where("quantization"), mend),)
 
 
 def _concurrency(file: SpecFile) -> tuple[Problem, ...]:
@@ -40,6 +52,80 @@ def _concurrency(file: SpecFile) -> tuple[Problem, ...]:
             f"write {most} or less; further requests wait in the queue (`serving.max_queue`)",
         ),
     )
+
+
+def _engine_on_gpu(file: SpecFile) -> tuple[Problem, ...]:
+    recipe, gpu = RECIPES[file.spec.engine.kind], gpu_of(file.spec)
+    if gpu is None or gpu.capability >= recipe.floor:
+        return ()
+    older = [one.engine for one in RECIPES.values() if one.weights and one.floor <= gpu.capability]
+    instead = f"use the engine {listed(older)}" if older else ""
+    return too_old(file, f"the engine {recipe.engine}", recipe.floor, instead=instead)
+
+
+def _formats(file: SpecFile) -> tuple[Problem, ...]:
+    """The engine's number formats, on this GPU or on CPU."""
+    spec, found = file.spec, []
+    recipe = RECIPES[spec.engine.kind]
+    for option in recipe.formats.keys() - {"quantization", "weights"}:
+        value = getattr(spec.engine, option)
+        row = recipe.format(option, value)
+        if row is None:  # auto
+            continue
+        where, who = file.where("engine", option), f"`{option}: {value}` on {recipe.engine}"
+        gpu = gpu_of(spec)
+        others = [one for one in recipe.formats[option] if one is not row]
+        if spec.hardware.gpu is None and not row.cpu:
+            instead = ", ".join(["auto", *(one.name for one in others if one.cpu)])
+            found.append(
+                Problem(f"{who} needs a GPU", where, f"name one in `hardware.gpu`, or write one of: {instead}")
+            )
+        elif gpu is not None and gpu.capability >= recipe.floor:
+            fits = [one.name for one in others if one.floor <= gpu.capability]
+            instead = f"write `{option}: {fits[0]}`" if fits else ""
+            found += too_old(file, who, row.floor, where=where, instead=instead)
+    return tuple(found)
+
+
+def _parallel(file: SpecFile) -> tuple[Problem, ...]:
+    """The GPUs that the engine is told to use are those that there are."""
+    engine, gpus = file.spec.engine, file.spec.hardware.gpus
+    tensor, pipeline = getattr(engine, "tensor_parallel", None), getattr(engine, "pipeline_parallel", 1)
+    if tensor is None or tensor * pipeline == max(gpus, 1):
+        return ()
+    needs = tensor * pipeline
+    told = f"`tensor_parallel: {tensor}`" + (f" times `pipeline_parallel: {pipeline}`" if pipeline > 1 else "")
+    if gpus == 0:
+        where = file.where("engine", "tensor_parallel" if tensor > 1 else "pipeline_parallel")
+        mend = f"add `hardware: {{gpu: NAME, count: {needs}}}`, or leave it out"
+        return (Problem(f"{told} needs {needs} GPUs, and no GPU is named", where, mend),)
+    what = f"{told} takes {needs} GPU{'s' * (needs > 1)}, and `hardware` has {gpus}"
+    mend = f"write `hardware.count: {needs}`"
+    if gpus % pipeline == 0:
+        mend += f", or `engine.tensor_parallel: {gpus // pipeline}`"
+    return (Problem(what, file.where("hardware", "count"), mend),)
+
+
+def _options(file: SpecFile) -> tuple[Problem, ...]:
+    """Options of one engine that go with, or against, another part of the spec."""
+    spec, engine = file.spec, file.spec.engine
+    found = []
+    if engine.kind == "llama_cpp":
+        if engine.gpu_layers != 0 and spec.hardware.gpu is None:
+            what = f"`gpu_layers: {engine.gpu_layers}` puts layers on a GPU, and no GPU is named"
+            found.append(Problem(what, file.where("engine", "gpu_layers"), "add `hardware: {gpu: NAME}`, or write 0"))
+        if engine.gpu_layers == 0 and spec.hardware.gpu is not None:
+            what = "a GPU is named, and no layer of the model is put on it"
+            found.append(Problem(what, file.where("hardware", "gpu"), "write `engine.gpu_layers: -1`, or remove `gpu`"))
+        if engine.kv_cache.startswith("q") and engine.flash_attention == "off":
+            what = f"`kv_cache: {engine.kv_cache}` needs flash attention (llama.cpp: quantized V cache)"
+            found.append(Problem(what, file.where("engine", "flash_attention"), "write `auto`, or `kv_cache: f16`"))
+    if engine.kind == "transformers" and engine.double_quantization and spec.quantization not in ("int4", "nf4"):
+        what = f"`double_quantization` is for int4 and nf4, not for `quantization: {spec.quantization}`"
+        found.append(
+            Problem(what, file.where("engine", "double_quantization"), "write `quantization: nf4`, or remove it")
+        )
+    return tuple(found)
 
 
 def _base(file: SpecFile) -> tuple[Problem, ...]:

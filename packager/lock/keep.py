@@ -5,7 +5,9 @@ from pathlib import Path
 from ..errors import DriftError, LockError, OutputError, Problem
 from ..spec.load import SpecFile
 from ..store import write_atomically
+from .check import check
 from .drift import drifted
+from .gates import check_weights
 from .lockfile import FILE_NAME, Lock, parse_lock
 from .resolve import resolve
 from .sources import check_sources
@@ -15,13 +17,16 @@ from .tools import Tools
 def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False) -> Lock:
     """The lock beside the spec when it answers the spec, else a new one, written there.
 
-    Raises DriftError instead of locking anew when `locked` or offline (making a lock asks indexes and
-    mirrors), IntegrityError when the weights at their source are no longer the locked ones, LoadError when
-    they are nowhere.
+    Raises SpecError for what cannot work together, DriftError instead of locking anew when `locked` or offline
+    (making a lock asks indexes and mirrors), IntegrityError when the weights at their source are no longer the
+    locked ones, LoadError when they are nowhere.
     """
+    check(file)
     old = read_lock(file)
     moved = drifted(old, file.spec) if old else ()
     if old is not None and not moved:
+        if old.weights is not None:
+            check_weights(file, old.weights.model, tools.say)  # the GPU may be another one
         check_sources(old, file, tools)
         return old
     if locked or tools.offline:

@@ -16,6 +16,7 @@ from ..facts import BaseFacts
 from ..manifest import WeightsFile, decode
 from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
+from .model import ModelFacts
 
 FORMAT = 2
 FILE_NAME = "packager.lock"
@@ -43,11 +44,15 @@ BaseLock = DebianBaseLock | ImageBaseLock
 
 @dataclass(frozen=True, slots=True)
 class WeightsLock:
-    """The weights, file by file. `source` is the spec's address, `revision` what it was pinned to."""
+    """The weights, file by file. `source` is the spec's address, `revision` what it was pinned to.
+
+    `model` is what they say of themselves: a later build checks its engine and GPU against it.
+    """
 
     source: str
     revision: str
     files: tuple[WeightsFile, ...]
+    model: ModelFacts = field(default_factory=ModelFacts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ..wheels.resolve import resolve_image, resolve_universal
 from .base import lock_base
 from .check import check
 from .drift import LAYER_FORMAT, lock_inputs, python_requirements
+from .gates import check_python
 from .lockfile import Lock
 from .tools import Tools
 from .weights import lock_adapters, lock_weights
@@ -47,6 +48,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
     tools.stage("lock: base")
     base, facts = lock_base(file, tools)
     _check_python(facts, file)
+    check_python(file, facts.python)
     tools.stage("lock: requirements")
     requirements = python_requirements(spec)
     try:

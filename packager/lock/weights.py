@@ -1,6 +1,7 @@
 """Locks weights and adapters: lists their files, refuses what runs code, checks that the engine can open them, hashes each."""
 
 import fnmatch
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from ..weights.load import ADAPTERS_FOLDER, file_digest
 from ..weights.policy import CONFIGURATIONS, refuse, refuse_own_code, refuse_pickle
 from ..weights.schemes import open_source
 from ..weights.source import Source, SourceFile
+from .gates import check_weights
 from .lockfile import WeightsLock
+from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .tools import Tools
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -32,12 +35,14 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
     _raise(_code(source, chosen, file, asked))
     paths = [one.path for one in chosen]
     _check_entry(file, asked, paths)
+    model = _model(source, paths, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
+    check_weights(file, model, tools.say)
     if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
         what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
         raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
     files = tuple(_lock_file(source, one, tools, keep=asked.ship == "in_image") for one in chosen)
     _raise(_trusted(file, asked, files))
-    return WeightsLock(asked.source, source.revision, files)
+    return WeightsLock(asked.source, source.revision, files, model)
 
 
 def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
@@ -57,6 +62,21 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
         files = tuple(_lock_file(source, one, tools, keep=keep) for one in chosen)
         locked[adapter.name] = WeightsLock(adapter.source, source.revision, files)
     return locked
+
+
+def _model(source: Source, paths: Sequence[str], entry: str, where: str) -> ModelFacts:
+    """What the weights say of themselves, where their format says it."""
+    if entry.endswith(".gguf"):
+        return facts_of_gguf(next(iter(source.open(entry)), b""))
+    if "model.bin" in paths:
+        return facts_of_ctranslate2(next(iter(source.open("model.bin")), b""))
+    if "config.json" not in paths:
+        return ModelFacts()
+    try:
+        config = json.loads(b"".join(source.open("config.json")))
+    except ValueError as error:
+        raise SpecError(f"config.json is not JSON: {error}", where=where, mend="restore the file") from error
+    return facts_of_config(config) if isinstance(config, dict) else ModelFacts()
 
 
 def _raise(problems: Sequence[Problem]) -> None:

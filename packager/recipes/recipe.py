@@ -13,7 +13,8 @@ class Format:
     engine's own. `cpu` says that it runs without a GPU too. Below `native` it runs as `note` says. `fallback` is what
     the engine takes instead below `floor` where the spec says `auto`.
     `weights`, of a quantization, names the weights that are quantized so; with `at_load` the engine makes it of plain
-    weights too, else `made_by` says what makes them. `needs` are distributions that it takes beside the engine.
+    weights too, else `made_by` says what makes them. `needs` are distributions that weights like this take beside the
+    engine; without `splits` they stay on one GPU (no tensor parallel).
     `source` is where the row is from.
     """
 
@@ -28,6 +29,7 @@ class Format:
     at_load: bool = False
     made_by: str = ""
     needs: tuple[str, ...] = ()
+    splits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ RECIPE = Recipe(
                 "fp8",
                 _QUANTIZERS.format("finegrained_fp8"),
                 native=89,
-                note="they are made bfloat16 when they are loaded, and take twice the memory",
+                note="the weights become bfloat16 when they are loaded, and take twice the memory",
             ),
             Format("fbgemm_fp8", _QUANTIZERS.format("fbgemm_fp8"), floor=90, cpu=False, needs=("fbgemm-gpu",)),
         ),

@@ -3,9 +3,9 @@
 from .recipe import Format, Recipe
 from .records.vllm import RECORD
 
-_MARLIN = "they are unpacked to 16 bits for each product (Marlin): the memory is saved, the time is not"
+_MARLIN = "the weights are unpacked to 16 bits for each product (Marlin), which saves memory but no time"
 _W8A8 = "vllm 0.32.0, compressed_tensors_w8a8_fp8.py and compressed_tensors_w8a16_fp8.py get_min_capability"
-_BITSANDBYTES = "vllm-bnb-plugin 0.0.3, quantization/config.py get_min_capability"
+_BITSANDBYTES = "vllm-bnb-plugin 0.0.3, quantization/config.py get_min_capability and bitsandbytes_loader.py"
 _DTYPES = "vllm 0.32.0, platforms/cuda.py check_if_supports_dtype"
 _FP8_CACHE = "vllm 0.32.0: flashinfer.py takes it from 8.0 on, triton_attn.py refuses it below 8.9, cpu_attn.py has it"
 _CACHE = "vllm 0.32.0, triton_attn.py and cpu_attn.py supported_kv_cache_dtypes"
@@ -51,16 +51,16 @@ RECIPE = Recipe(
                 native=89,
                 note=_MARLIN,
                 weights=("fp8", "fbgemm_fp8", "modelopt:fp8", "compressed-tensors:float-quantized"),
-                made_by="llm-compressor or NVIDIA ModelOpt",
+                at_load=True,
             ),
             Format("nf4", _BITSANDBYTES, floor=70, weights=("bitsandbytes:nf4",), at_load=True),
         ),
         "weights": (
-            Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",)),
+            Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",), splits=False),
             Format("fp8", "vllm 0.32.0, fp8.py get_min_capability", floor=75, native=89, note=_MARLIN),
             Format("compressed-tensors:float-quantized", _W8A8, floor=75, native=89, note=_MARLIN),
             Format("modelopt:fp8", "vllm 0.32.0, modelopt.py get_min_capability", floor=80, native=89, note=_MARLIN),
-            Format("modelopt_fp4", "vllm 0.32.0, modelopt.py get_min_capability", floor=75, native=100, note=_MARLIN),
+            Format("modelopt:nvfp4", "vllm 0.32.0, modelopt.py get_min_capability", floor=75, native=100, note=_MARLIN),
             Format("compressed-tensors:nvfp4-pack-quantized", _W8A8, floor=75, native=100, note=_MARLIN),
         ),
         "dtype": (

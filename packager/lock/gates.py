@@ -1,0 +1,213 @@
+"""Checks engine, GPU and spec against what the weights are: once when they are locked, and again from the lock. Pure.
+
+What a registry does not say is not judged: a record holds for the version it was read from, and what an engine dropped
+before it.
+"""
+
+from collections.abc import Callable
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from ..errors import Problem, SpecError
+from ..recipes import RECIPES
+from ..recipes.recipe import Format, Recipe
+from ..spec.load import SpecFile
+from .drift import engine_version, python_requirements
+from .hardware import gpu_of, listed, newer, too_old
+from .model import ModelFacts
+
+
+def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None]) -> None:
+    """Raise SpecError with everything about these weights that the spec's engine or GPU cannot do.
+
+    For a spec that `check` has passed. `say` is told what runs, but otherwise than its name says.
+    """
+    problems = (
+        *_architecture(file, model),
+        *_quantization(file, model),
+        *_needs(file, model),
+        *_weights_on_gpu(file, model),
+        *_dtype(file, model),
+        *_heads(file, model),
+        *_context(file, model),
+    )
+    if problems:
+        raise SpecError.collect(problems)
+    for note in _notes(file, model):
+        say(note)
+
+
+def check_python(file: SpecFile, python: str) -> None:
+    """Raise SpecError for a base whose Python (`3.11.2`) the engine's distribution is not for."""
+    record = RECIPES[file.spec.engine.kind].record
+    if record is None or not _is_recorded(file) or SpecifierSet(record.python).contains(python, prereleases=True):
+        return
+    raise SpecError(
+        f"the base has Python {python}; {_name(file)} is for Python {record.python}",
+        where=file.where("image", "base"),
+        mend="choose a base with such a Python",
+    )
+
+
+def _notes(file: SpecFile, model: ModelFacts) -> tuple[str, ...]:
+    spec, gpu = file.spec, gpu_of(file.spec)
+    recipe, said = RECIPES[spec.engine.kind], []
+    if gpu is None:
+        return ()
+    row = _row(recipe, model) or recipe.format("quantization", spec.quantization)
+    if row is not None and gpu.capability < row.native:
+        said.append(f"{spec.hardware.gpu} does not compute in {model.quantization or row.name}: {row.note}")
+    dtype = recipe.format("dtype", model.dtype)
+    if dtype is not None and dtype.fallback and _is_auto(file) and gpu.capability < dtype.floor:
+        said.append(f"{spec.hardware.gpu} does not compute in {dtype.name}: {recipe.engine} takes {dtype.fallback}")
+    return tuple(said)
+
+
+def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    recipe = RECIPES[file.spec.engine.kind]
+    record = recipe.record
+    if record is None or not model.architectures or set(model.architectures) & set(record.architectures):
+        return ()
+    name = model.architectures[0]
+    others = _engines_for(name, recipe)
+    last = record.removed.get(name)
+    if last is not None and Version(engine_version(file.spec)) > Version(last):
+        what = f"{_name(file)} no longer runs {name}: {last} was the last that did"
+        mend = f"write `engine.version: {last}`{f', or {others}' if others else ', or take other weights'}"
+        return (Problem(what, file.where("engine", "version"), mend),)
+    trusted = model.own_code and recipe.own_code and file.spec.weights is not None and file.spec.weights.trusted_code
+    if last is not None or trusted or not _is_recorded(file):
+        return ()
+    what = f"{_name(file)} does not run {name}"
+    return (Problem(what, file.where("weights", "source"), others or "take weights of a model that it runs"),)
+
+
+def _engines_for(architecture: str, recipe: Recipe) -> str:
+    """What other engines make of it, as advice; empty when none has it."""
+    records = [(one.engine, one.record) for one in RECIPES.values() if one.record and one is not recipe]
+    advice = [f"use the engine {name}" for name, record in records if architecture in record.architectures]
+    advice += [f"convert them for {name}" for name, record in records if architecture in record.converts]
+    return listed(advice) if advice else ""
+
+
+def _quantization(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """The spec's word and the weights' own, and whether the engine has it."""
+    recipe, word = RECIPES[file.spec.engine.kind], file.spec.quantization
+    row, fits = recipe.format("quantization", word), _word_for(recipe, model)
+    if row is None:
+        return () if word != "none" else _method(file, model)
+    if fits == word or (row.at_load and not model.quantization):
+        return ()
+    where = file.where("quantization")
+    if not model.quantization:
+        what = f"`quantization: {word}` is for weights that are {word}, and these are not quantized"
+        mend = f"take weights that are ({row.made_by} makes them), or write `quantization: none`"
+        return (Problem(what, where, mend),)
+    what = f"`quantization: {word}`, but the weights' config.json says they are {model.quantization}"
+    mend = f"write `quantization: {fits or 'none'}`"
+    return (Problem(what, where, f"{mend}, or take weights that are not quantized" if row.at_load else mend),)
+
+
+def _method(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    recipe = RECIPES[file.spec.engine.kind]
+    record = recipe.record
+    if record is None or not record.methods or not model.quantization or _row(recipe, model) or not _is_recorded(file):
+        return ()
+    if model.method in record.methods:
+        return ()
+    able = [one.engine for one in RECIPES.values() if one.record and (model.method in one.record.methods)]
+    what = f"{_name(file)} cannot load weights that are {model.quantization}"
+    mend = "take weights that are not quantized"
+    return (
+        Problem(what, file.where("weights", "source"), f"use the engine {listed(able)}, or {mend}" if able else mend),
+    )
+
+
+def _needs(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """Distributions that weights of this kind take beside the engine; a word of `quantization` brings its own."""
+    recipe = RECIPES[file.spec.engine.kind]
+    row = _row(recipe, model)
+    if row is None or file.spec.quantization != "none":
+        return ()
+    has = {canonicalize_name(Requirement(line).name) for line in python_requirements(file.spec)}
+    lacks = " and ".join(name for name in row.needs if name not in has)
+    if not lacks:
+        return ()
+    what = f"weights that are {model.quantization} need {lacks} beside {recipe.engine}"
+    word = _word_for(recipe, model)
+    mend = f"write `quantization: {word}`, which brings it" if word else f"add {lacks} to `image.python_packages`"
+    return (Problem(what, file.where("weights", "source"), mend),)
+
+
+def _weights_on_gpu(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    spec, recipe = file.spec, RECIPES[file.spec.engine.kind]
+    if not model.quantization:
+        return ()
+    row, who = _row(recipe, model), f"{recipe.engine} with weights that are {model.quantization}"
+    declared = recipe.record.methods.get(model.method, 0) if recipe.record else 0
+    floor = row.floor if row else declared
+    found = [*too_old(file, who, floor)]
+    if row is not None and not row.cpu and spec.hardware.gpu is None:
+        mend = f"name one in `hardware.gpu`, such as {listed(newer(floor))}"
+        found.append(Problem(f"{who} needs a GPU", file.where("weights", "source"), mend))
+    parallel = getattr(spec.engine, "tensor_parallel", 1)
+    if row is not None and not row.splits and parallel > 1:
+        what = f"weights that are {model.quantization} cannot be split over {parallel} GPUs by {recipe.engine}"
+        mend = "write `tensor_parallel: 1`, or take weights that are not quantized"
+        found.append(Problem(what, file.where("engine", "tensor_parallel"), mend))
+    return tuple(found)
+
+
+def _dtype(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """`dtype: auto` takes the weights' own format, which the GPU may not have."""
+    row = RECIPES[file.spec.engine.kind].format("dtype", model.dtype)
+    if row is None or row.fallback or not _is_auto(file):
+        return ()
+    who = f"{file.spec.engine.kind} with weights that are {model.dtype}"
+    return too_old(file, who, row.floor, where=file.where("engine", "dtype"), instead="write `dtype: float16`")
+
+
+def _heads(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    parallel, heads = getattr(file.spec.engine, "tensor_parallel", 1), model.heads
+    if heads is None or heads % parallel == 0:
+        return ()
+    fits = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
+    what = f"`tensor_parallel: {parallel}` cannot share the model's {heads} attention heads"
+    return (Problem(what, file.where("engine", "tensor_parallel"), f"write one of: {fits}"),)
+
+
+def _context(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """With more, vLLM does not start; the others would answer nonsense past what the model was trained for."""
+    asked = getattr(file.spec.engine, "context_length", None)
+    if asked is None or model.context is None or asked <= model.context:
+        return ()
+    what = f"`context_length: {asked}` is more than the {model.context} tokens that the model was trained for"
+    return (Problem(what, file.where("engine", "context_length"), f"write {model.context} or less, or leave it out"),)
+
+
+def _row(recipe: Recipe, model: ModelFacts) -> Format | None:
+    """What the recipe says of weights that are quantized so."""
+    return recipe.format("weights", model.quantization) or recipe.format("weights", model.method)
+
+
+def _word_for(recipe: Recipe, model: ModelFacts) -> str | None:
+    """The word of `quantization` that means weights quantized so."""
+    named = {model.quantization, model.method} - {""}
+    return next((row.name for row in recipe.formats.get("quantization", ()) if named & set(row.weights)), None)
+
+
+def _is_auto(file: SpecFile) -> bool:
+    return getattr(file.spec.engine, "dtype", "") == "auto"
+
+
+def _is_recorded(file: SpecFile) -> bool:
+    """Whether the engine's version is the one that its record was read from."""
+    record = RECIPES[file.spec.engine.kind].record
+    return record is not None and Version(engine_version(file.spec)).public == record.version
+
+
+def _name(file: SpecFile) -> str:
+    return f"{file.spec.engine.kind} {engine_version(file.spec)}"

@@ -1,0 +1,118 @@
+"""What the weights say of the model they are: the facts that engines and GPUs are checked against. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+_STRETCHES = ("linear", "dynamic")
+"""Kinds of RoPE scaling whose `factor` comes on top of the length in config.json; with the others it is in it (vLLM
+0.32.0, config/model.py _get_and_verify_max_len)."""
+_PLAIN = ("default", "llama3", "longrope", "su", "yarn", "deepseek_yarn")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known without loading; empty or None is what the weights do not say.
+
+    `architectures` are names in the words of the format: classes of transformers, a GGUF architecture, the kind of
+    a CTranslate2 model. `quantization` is `METHOD` or `METHOD:KIND`, `dtype` the number format of the rest. `heads`
+    are attention heads, `context` tokens that it was trained for. `own_code` says that the weights bring the class
+    that runs them.
+    """
+
+    architectures: tuple[str, ...] = ()
+    quantization: str = ""
+    dtype: str = ""
+    heads: int | None = None
+    context: int | None = None
+    own_code: bool = False
+
+    @property
+    def method(self) -> str:
+        """`bitsandbytes` of `bitsandbytes:nf4`."""
+        return self.quantization.partition(":")[0]
+
+
+def facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
+    """The facts in the config.json of a transformers folder."""
+    text = _mapping(config, "text_config")  # a model with eyes or ears keeps its language model's facts there
+    named = config.get("architectures")
+    dtype = next((one for one in _values((config, text), ("dtype", "torch_dtype")) if isinstance(one, str)), "")
+    return ModelFacts(
+        architectures=tuple(one for one in named if isinstance(one, str)) if isinstance(named, list) else (),
+        quantization=_quantization(config, text),
+        dtype=dtype.removeprefix("torch."),
+        heads=_number((config, text), _HEADS),
+        context=_context(config, text),
+        own_code="AutoModelForCausalLM" in _mapping(config, "auto_map"),
+    )
+
+
+def facts_of_gguf(head: bytes) -> ModelFacts:
+    """The facts in the header of a GGUF file, of which `head` are the first bytes: what it lacks is not said."""
+    found = re.search(rb"\x14\0{7}general\.architecture\x08\0{3}(.)\0{7}", head, re.DOTALL)
+    if found is None:
+        return ModelFacts()
+    name = head[found.end() : found.end() + found[1][0]]
+    length = len(name) + len(".context_length")
+    key = re.escape(bytes([length]) + bytes(7) + name + b".context_length")
+    context = re.search(key + rb"\x04\0{3}(.{4})", head, re.DOTALL)
+    return ModelFacts(
+        architectures=(name.decode(errors="replace"),),
+        context=int.from_bytes(context[1], "little") if context else None,
+    )
+
+
+def facts_of_ctranslate2(head: bytes) -> ModelFacts:
+    """The facts at the start of CTranslate2's model.bin: its binary version, then the kind of the model."""
+    found = re.match(rb".\0{3}(.)\0([A-Za-z0-9]+)\0", head, re.DOTALL)
+    if found is None or found[1][0] != len(found[2]) + 1:
+        return ModelFacts()
+    return ModelFacts(architectures=(found[2].decode(),))
+
+
+def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+    keys = ("quantization_config", "compression_config")
+    said = next((one for one in _values((config, text), keys) if isinstance(one, Mapping)), {})
+    loads = bool(said.get("load_in_8bit") or said.get("load_in_4bit"))
+    method = said.get("quant_method") or ("bitsandbytes" if loads else "")
+    if not isinstance(method, str) or not method:
+        return ""
+    match method:
+        case "bitsandbytes":
+            kind = "int8" if said.get("load_in_8bit") else said.get("bnb_4bit_quant_type", "fp4")
+        case "compressed-tensors":
+            kind = said.get("format")
+        case "modelopt":
+            kind = said.get("quant_algo")
+        case _:
+            kind = None
+    return f"{method}:{kind.lower()}" if isinstance(kind, str) and kind else method
+
+
+def _context(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
+    length = _number((config, text), _CONTEXT)
+    ropes = _values((config, text), ("rope_scaling", "rope_parameters"))
+    rope = next((one for one in ropes if isinstance(one, Mapping)), {})
+    kind, factor = rope.get("rope_type", rope.get("type", "default")), rope.get("factor")
+    if length is None or not rope or kind in _PLAIN:
+        # Parameters for each kind of layer lie one level deeper; they have no common factor.
+        return None if any(isinstance(one, Mapping) for one in rope.values()) else length
+    return int(length * factor) if kind in _STRETCHES and isinstance(factor, int | float) else None
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _values(places: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> Iterator[Any]:
+    return (place[key] for place in places for key in keys if key in place)
+
+
+def _number(places: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> int | None:
+    found = (one for one in _values(places, keys) if isinstance(one, int) and not isinstance(one, bool) and one > 0)
+    return next(found, None)

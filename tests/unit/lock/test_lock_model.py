@@ -1,0 +1,110 @@
+"""What weights say of themselves, read without an engine."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from packager.lock.model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
+
+HELLO = Path(__file__).resolve().parents[3] / "examples" / "hello"
+
+
+class TestConfig:
+    def test_a_plain_model(self):
+        config = {
+            "architectures": ["MistralForCausalLM"],
+            "torch_dtype": "bfloat16",
+            "num_attention_heads": 32,
+            "max_position_embeddings": 32768,
+        }
+        assert facts_of_config(config) == ModelFacts(("MistralForCausalLM",), "", "bfloat16", 32, 32768)
+
+    def test_a_model_with_eyes_keeps_its_language_model_one_level_deeper(self):
+        text = {"dtype": "float16", "num_attention_heads": 16, "max_position_embeddings": 4096}
+        found = facts_of_config({"architectures": ["AForConditionalGeneration"], "text_config": text})
+        assert (found.dtype, found.heads, found.context) == ("float16", 16, 4096)
+
+    def test_older_names(self):
+        found = facts_of_config({"n_head": 12, "n_positions": 1024, "torch_dtype": "torch.float16"})
+        assert (found.heads, found.context, found.dtype) == (12, 1024, "float16")
+
+    @pytest.mark.parametrize(
+        ("said", "name"),
+        [
+            ({"quant_method": "awq", "bits": 4}, "awq"),
+            ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes:int8"),
+            ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bitsandbytes:nf4"),
+            ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes:fp4"),
+            ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "compressed-tensors:float-quantized"),
+            ({"quant_method": "modelopt", "quant_algo": "FP8"}, "modelopt:fp8"),
+            ({"quant_method": "modelopt"}, "modelopt"),
+            ({"bits": 4}, ""),
+            ("awq", ""),
+            (None, ""),
+        ],
+    )
+    @pytest.mark.parametrize("place", ["quantization_config", "compression_config"])
+    def test_quantization_by_method_and_kind(self, said, name, place):
+        assert facts_of_config({place: said}).quantization == name
+        assert facts_of_config({"text_config": {place: said}}).quantization == name
+        assert facts_of_config({place: said}).method == name.partition(":")[0]
+
+    @pytest.mark.parametrize(
+        ("rope", "context"),
+        [
+            ({"rope_scaling": None}, 4096),
+            ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),
+            ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, 8192),
+            ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 4096),
+            ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 4096),
+            ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 4096),
+            ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, None),
+            ({"rope_scaling": {"type": "of another kind", "factor": 4.0}}, None),
+            ({"rope_scaling": {"type": "linear", "factor": "4"}}, None),
+        ],
+    )
+    def test_context_with_scaled_positions(self, rope, context):
+        assert facts_of_config({"max_position_embeddings": 4096, **rope}).context == context
+
+    def test_own_code(self):
+        assert facts_of_config({"auto_map": {"AutoModelForCausalLM": "modeling.A"}}).own_code
+        assert not facts_of_config({"auto_map": {"AutoTokenizer": "tokenization.A"}}).own_code
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {},
+            {"architectures": "LlamaForCausalLM", "dtype": 16, "num_attention_heads": "32", "auto_map": []},
+            {"architectures": [1], "num_attention_heads": True, "max_position_embeddings": -1, "text_config": 7},
+            {"quantization_config": {"quant_method": 4}, "rope_scaling": "linear"},
+        ],
+    )
+    def test_what_is_not_said_is_empty(self, config):
+        assert facts_of_config(config) == ModelFacts()
+
+
+class TestGguf:
+    def test_a_real_file(self):
+        head = (HELLO / "hello.gguf").read_bytes()[: 1 << 20]
+        assert facts_of_gguf(head) == ModelFacts(("llama",), context=1024)
+
+    @pytest.mark.parametrize(
+        "head", [b"", b"GGUF stand-in for weights\n", b"\x14" + bytes(7) + b"general.architecture"]
+    )
+    def test_a_header_that_says_nothing(self, head):
+        assert facts_of_gguf(head) == ModelFacts()
+
+
+class TestCTranslate2:
+    @staticmethod
+    def head(kind: bytes, size: int | None = None) -> bytes:
+        return struct.pack("<IH", 6, len(kind) + 1 if size is None else size) + kind + struct.pack("<BII", 0, 8, 61)
+
+    def test_the_kind_of_model(self):
+        assert facts_of_ctranslate2(self.head(b"TransformerDecoderSpec")).architectures == ("TransformerDecoderSpec",)
+        assert facts_of_ctranslate2(self.head(b"WhisperSpec")).architectures == ("WhisperSpec",)
+
+    @pytest.mark.parametrize("head", [b"", b"PK\x03\x04", b"\x80\x02}q", head.__func__(b"TransformerSpec", 3)])
+    def test_another_file(self, head):
+        assert facts_of_ctranslate2(head) == ModelFacts()
