@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": WORDS | {"spec", "oci", "weights", "wheels", "debian"},
     "runtime": WORDS | {"weights"},
     "catalog": WORDS | {"spec"},
+    "bench": WORDS,
     "lock": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes"},
     "package": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock"},
     "image": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock", "package"},
@@ -43,7 +44,7 @@ TOP = {"cli", "__init__", "__main__"}
 
 PURE = (
     "lock/drift.py", "lock/lockfile.py", "package/plan.py", "package/text.py", "image/plan.py", "image/envelope.py",
-    "wheels/contest.py", "wheels/group.py", "recipes/",
+    "wheels/contest.py", "wheels/group.py", "recipes/", "bench/report.py",
 )  # fmt: skip
 EFFECTS = {
     "asyncio",

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "inspect": "Show what is in a package or an image.",
     "verify": "Compare an image with what its package says it is.",
     "serve": "Serve a package on this machine.",
+    "bench": "Measure a server's first tokens, gaps and throughput.",
     "chat": "Talk to a served model or a package.",
     "push": "Push an image to a registry.",
 }
