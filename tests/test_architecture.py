@@ -201,6 +201,7 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     adapters = ("engines/llama_cpp.py", "engines/ctranslate2.py", "engines/chat_template.py")
+    adapters += ("engines/vllm.py", "engines/vllm_process.py", "engines/vllm_requests.py")
     optional = (*adapters, "server/bento.py", "__main__.py")
     modules = [path for path in runtime_files() if path.endswith(".py") and not path.endswith(optional)]
     names = [f"elsewhere.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__") for path in modules]
@@ -221,7 +222,7 @@ def test_the_container_side_needs_only_what_its_packages_require() -> None:
     from packager.recipes.servers import REQUIREMENTS
 
     distribution = {"prometheus_client": "prometheus-client"}
-    engines = {"xllamacpp", "bentoml", "ctranslate2", "tokenizers", "jinja2"}  # and their recipes' companions
+    engines = {"xllamacpp", "bentoml", "ctranslate2", "tokenizers", "jinja2", "vllm"}  # and their recipes' companions
     named = {requirement.split(">")[0] for requirement in REQUIREMENTS["standalone"]}
     for name in [name for name in MODULES if name.startswith(("runtime/", "weights/"))]:
         for node in ast.walk(TREES[name]):

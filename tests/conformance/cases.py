@@ -56,6 +56,7 @@ class Case:
 
 _LLAMA_CPP = {"context_length": CONTEXT, "threads": 1}
 _CTRANSLATE2 = {"context_length": CONTEXT, "threads": 1}
+_VLLM = {"context_length": CONTEXT, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
 ALL = [
     Case("echo", "packager", {"context_length": CONTEXT}, {"delay_ms": 20}),
     Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "tiny"),
@@ -64,6 +65,10 @@ ALL = [
     Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="llama-int8", whole=False),
     Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="mistral", whole=False),
     Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="qwen2", whole=False),
+    Case("vllm", "vllm", _VLLM, weights="llama", starts=1, process="EngineCore"),
+    Case("vllm", "vllm", _VLLM, weights="mistral", whole=False),
+    Case("vllm", "vllm", _VLLM, weights="qwen2", whole=False),
+    Case("vllm", "vllm", _VLLM, weights="phi", whole=False),
 ]
 _CHOSEN = os.environ.get("PACKAGER_TEST_ENGINE")
 CASES = [case for case in ALL if _CHOSEN in (None, case.kind) and find_spec(case.library)]

@@ -41,10 +41,25 @@ def ctranslate2(weights: Path, count: int, _context: int, prompt: str) -> tuple[
     return tokenizer.decode(answer.sequences_ids[0]), len(answer.sequences_ids[0])
 
 
+def vllm(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int]:
+    import os
+
+    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(
+        str(weights), max_model_len=context, dtype="float32", enforce_eager=True, kv_cache_memory_bytes=2**26, seed=0
+    )
+    (answer,) = engine.generate([prompt], SamplingParams(temperature=0, max_tokens=count), use_tqdm=False)
+    return answer.outputs[0].text, len(answer.outputs[0].token_ids)
+
+
 ENGINES: dict[str, Callable[[Path, int, int, str], tuple[str, int]]] = {
     "echo": echo,
     "llama_cpp": llama_cpp,
     "ctranslate2": ctranslate2,
+    "vllm": vllm,
 }
 
 if __name__ == "__main__":
