@@ -49,6 +49,7 @@ class Generation:
         self.outcome: FinishReason | None = None
         self.usage: Usage | None = None
         self.queue_seconds = 0.0
+        self.first_token_seconds: float | None = None
         self._source = source
         self._ticket = ticket
         self._arrived = monotonic()
@@ -192,7 +193,8 @@ class Generation:
         if self._last_token:
             metrics.token_gap.observe(now - self._last_token)
         else:
-            metrics.first_token.observe(now - self._arrived)
+            self.first_token_seconds = now - self._arrived
+            metrics.first_token.observe(self.first_token_seconds)
         self._last_token = now
         metrics.generated_tokens += tokens
 

@@ -53,6 +53,8 @@ def serve(package: Path, host: str = "127.0.0.1", port: int | None = None, store
 def server_config(supervisor: Supervisor, keys: ApiKeys | None = None, bounds: Bounds | None = None) -> uvicorn.Config:
     """The configuration of uvicorn in our runner. `keys` None lets everybody ask; `bounds` None means the manifest's."""
     within = bounds or Bounds(body=supervisor.manifest.serving.max_body)
+    quiet_broken_streams()
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what is no HTTP is told by BoundedProtocol
     return uvicorn.Config(
         create_app(supervisor, supervisor.manifest, keys, within),
         http=cast("type[asyncio.Protocol]", partial(BoundedProtocol, within)),
@@ -76,7 +78,6 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(supervisor: Supervisor, config: uvicorn.Config, listener: socket.socket) -> int:
-    quiet_broken_streams()
     host, port = listener.getsockname()[:2]
     server = _Server(config)
     stopping = _stop_signal()
@@ -133,6 +134,9 @@ class _BrokenStreams(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], BrokenStreamError))
 
 
+_BROKEN_STREAMS = _BrokenStreams()
+
+
 def quiet_broken_streams() -> None:
-    """Keep uvicorn from logging the exception that ends a failed stream."""
-    logging.getLogger("uvicorn.error").addFilter(_BrokenStreams())
+    """Keep uvicorn from logging the exception that ends a failed stream. Idempotent."""
+    logging.getLogger("uvicorn.error").addFilter(_BROKEN_STREAMS)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +20,7 @@ import psutil
 import uvicorn
 import uvloop
 
-from packager.manifest import EngineManifest, Manifest
+from packager.manifest import EngineManifest, Manifest, ServingManifest
 from packager.runtime.load import open_package
 from packager.runtime.serve import server_config
 from packager.runtime.server.bounds import Bounds
@@ -31,6 +32,9 @@ from .packages import make_package, make_serving
 
 PATIENCE = 20.0
 """Seconds to wait for something that must come; none is expected to be needed."""
+
+
+_SERVING = {field.name for field in fields(ServingManifest)}
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
@@ -82,11 +86,13 @@ class ThreadServer:
             runner.run(self._server.serve(sockets=[self._socket]))
 
 
-def thread_server(folder: Path, **options: object) -> ThreadServer:
-    """The app for a package with the echo engine and these options."""
-    serving = {name: options.pop(name) for name in ("max_concurrency", "max_queue") if name in options}
+def thread_server(
+    folder: Path, *, keys: ApiKeys | None = None, bounds: Bounds | None = None, **options: object
+) -> ThreadServer:
+    """The app for a package with the echo engine, with these fields of ServingManifest and options of the engine."""
+    serving = {name: options.pop(name) for name in _SERVING & options.keys()}
     package = make_package(folder / "package", options=options, vendored=False, **serving)
-    return ThreadServer(open_package(package, Store(folder / "cache")))
+    return ThreadServer(open_package(package, Store(folder / "cache")), keys, bounds)
 
 
 class ProcessServer:
