@@ -30,12 +30,6 @@ class Fields:
         """Whether the field is there and has not been taken."""
         return name in self._left
 
-    def unwrap(self, name: str) -> None:
-        """Replace a list of one by what it holds."""
-        value = self._left.get(name)
-        if isinstance(value, list) and len(value) == 1:
-            self._left[name] = value[0]
-
     def text(self, name: str) -> str | None:
         """A field that is text and not empty."""
         value = self.take(name)

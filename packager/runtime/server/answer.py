@@ -1,39 +1,88 @@
 """Answering a parsed request: submit it, then events or one JSON answer, and what the log will say."""
 
+from collections.abc import Sequence
+
+from ...errors import PackagerError, RequestError
+from ..engine import GenerationRequest
 from ..generation import Generation
 from ..supervise import Supervisor
-from .http import Exchange
-from .sse import Reply, stream_events
+from .choices import Choices, stream_choices, whole_choices
+from .http import Exchange, HttpError
+from .sse import Audience, Reply, stream_events
 
 
-async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply) -> None:
+async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply | Choices) -> None:
     """Answer `exchange` with what the engine makes of `reply`. Raises PackagerError before the answer has begun."""
-    generation = supervisor.submit(reply.request)
+    requests = (reply.request,) if isinstance(reply, Reply) else reply.requests
+    generations = _submit(supervisor, requests)
+    audience = Audience(generations)
     try:
         if reply.stream:
-            await stream_events(exchange, generation, reply.shape)
+            async with exchange.watching(audience.leave):
+                if isinstance(reply, Reply):
+                    await stream_events(exchange, generations[0], reply.shape, audience)
+                else:
+                    await stream_choices(exchange, generations, reply, audience)
         else:
-            await _whole(exchange, generation, reply)
+            await _whole(exchange, generations, reply, audience)
     finally:
-        generation.abort()
-        _note(exchange, generation, reply)
+        for generation in generations:
+            generation.abort()
+        _note(exchange, generations, stream=reply.stream)
 
 
-async def _whole(exchange: Exchange, generation: Generation, reply: Reply) -> None:
-    async with exchange.watching(generation.abort):
-        deltas = [delta async for delta in generation]
-    if deltas[-1].finish_reason == "abort":
+def _submit(supervisor: Supervisor, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """All of them, or none."""
+    facts = supervisor.facts
+    if facts is not None:
+        names = facts.features.adapters
+        asked = requests[0].adapter
+        if asked is not None and asked not in names:
+            here = ", ".join([facts.model, *names])
+            raise HttpError(404, f"the model {asked!r} does not exist here; this server has {here}", where="model")
+        most = min(facts.slots, supervisor.manifest.serving.max_concurrency) + supervisor.manifest.serving.max_queue
+        if len(requests) > most:
+            raise RequestError(
+                f"{len(requests)} choices are more than the {most} requests this server takes", where="n"
+            )
+    generations: list[Generation] = []
+    try:
+        for request in requests:
+            generations.append(supervisor.submit(request))  # noqa: PERF401 - those before one that fails must be ended
+    except PackagerError:
+        for generation in generations:
+            generation.abort()
+        raise
+    return generations
+
+
+async def _whole(
+    exchange: Exchange, generations: Sequence[Generation], reply: Reply | Choices, audience: Audience
+) -> None:
+    async with exchange.watching(audience.leave):
+        if isinstance(reply, Choices):
+            value = await whole_choices(generations, reply, audience)
+        else:
+            deltas = [delta async for delta in generations[0]]
+            left = audience.has_left(deltas[-1])
+            value = None if left else reply.whole("".join(delta.text for delta in deltas), deltas[-1])
+    if value is None:
         await exchange.answer_nobody()
     else:
-        await exchange.answer_json(200, reply.whole("".join(delta.text for delta in deltas), deltas[-1]))
+        await exchange.answer_json(200, value)
 
 
-def _note(exchange: Exchange, generation: Generation, reply: Reply) -> None:
-    usage = generation.usage
+def _note(exchange: Exchange, generations: Sequence[Generation], *, stream: bool) -> None:
+    usages = [generation.usage for generation in generations if generation.usage]
+    firsts = [one.first_token_seconds for one in generations if one.first_token_seconds is not None]
+    outcomes = [generation.outcome for generation in generations]
     exchange.notes |= {
-        "stream": reply.stream,
-        "outcome": generation.outcome,
-        "queue_seconds": round(generation.queue_seconds, 4),
-        "tokens_in": usage.prompt_tokens if usage else None,
-        "tokens_out": usage.completion_tokens if usage else None,
+        "stream": stream,
+        "outcome": next((one for one in outcomes if one in (None, "error", "abort")), outcomes[0]),
+        "queue_seconds": round(max(generation.queue_seconds for generation in generations), 4),
+        "first_token_seconds": round(min(firsts), 4) if firsts else None,
+        "tokens_in": sum(usage.prompt_tokens for usage in usages) if usages else None,
+        "tokens_out": sum(usage.completion_tokens for usage in usages) if usages else None,
     }
+    if len(generations) > 1:
+        exchange.notes["choices"] = len(generations)

@@ -22,17 +22,20 @@ from ..metrics import CONTENT_TYPE
 from ..supervise import Supervisor
 from .answer import answer
 from .bounds import Bounds
+from .choices import Choices
 from .describe import describe
 from .guard import Guard
 from .http import ClientGoneError, Exchange, HttpError, Receive, Scope, Send
 from .keys import ApiKeys
-from .openai import models, parse_chat, parse_completion
+from .openai import models
+from .openai_chat import parse_chat
+from .openai_completion import parse_completion
 from .predict import parse_predict
 from .sse import BrokenStreamError, Reply
 
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Exchange], Awaitable[None]]
-Parse = Callable[[Any, str], Reply]
+Parse = Callable[[Any, str], Reply | Choices]
 _CHAT_PAGE = Path(__file__).with_name("chat.html")
 _PROBES = ("/livez", "/readyz", "/metrics")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -129,8 +132,7 @@ class _App:
         await exchange.answer_json(200, self._listing()["data"][0])
 
     def _listing(self) -> Any:
-        facts = self._supervisor.facts
-        return models(self._manifest.name, self._created, None if facts is None else facts.context_length)
+        return models(self._manifest.name, self._created, self._supervisor.facts)
 
     async def _livez(self, exchange: Exchange) -> None:
         await exchange.answer_json(200 if self._supervisor.alive else 503, {"status": self._supervisor.state})

@@ -1,92 +1,55 @@
-"""OpenAI's completion routes.
+"""What OpenAI's two completion routes have in common, and /v1/models.
 
-What we do not do is refused by name, unless its value changes nothing (`n: 1`, `logprobs: false`).
+What we do not do is refused by name, unless its value changes nothing (`n: 1`, `logit_bias: {}`).
 """
 
 import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from ..engine import Delta, GenerationRequest, Usage
+from ..engine import Delta, EngineFacts, GenerationRequest, Usage
 from ..fields import Fields
-from .http import HttpError
+from .choices import Choices, Envelope, Form
 from .sse import EventShape, Reply, encode_event, token_template
 
-_Choice = dict[str, Any]
+MOST_LOGPROBS = 20
+"""Alternatives a token, as OpenAI has it."""
+_MOST_CHOICES = 16
+_LEAST_LOGPROB = -9999.0
+"""OpenAI's word for a token that cannot be; JSON has no infinity."""
 
 
-def parse_chat(body: Any, request_id: str, model: str) -> Reply:
-    """POST /v1/chat/completions. Raises RequestError."""
-    fields = Fields(body)
-    _check_model(fields, model)
-    messages = fields.messages("messages")
-    if messages is None:
-        raise fields.refusal("messages", "is missing")
-    newer = fields.given("max_completion_tokens")
-    sampling = fields.sampling("max_completion_tokens" if newer else "max_tokens")
+class Asked(NamedTuple):
+    """The fields that both routes have: the model by its name, the adapter that the name means, choices a prompt, stream, usage at its end."""
+
+    model: str
+    adapter: str | None
+    choices: int
+    stream: bool
+    usage: bool
+
+
+def take_shared(fields: Fields, model: str) -> Asked:
+    """Read them. Another model than `model` is taken for an adapter, until the engine says which there are."""
+    name = fields.text("model")
+    if name is None:
+        raise fields.refusal("model", "is missing")
+    for caller in ("user", "safety_identifier"):  # name the caller's own user, for abuse reports: nothing for a model
+        fields.take(caller)
+    for field, values in _NEUTRAL.items():
+        fields.neutral(field, *values)
+    choices = fields.integer("n", 1, _MOST_CHOICES) or 1
     stream, usage = _streaming(fields)
-    for name, values in _CHAT_NEUTRAL.items():
-        fields.neutral(name, *values)
-    fields.finish()
-    request = GenerationRequest(request_id, messages=messages, sampling=sampling)
-    head = _head("chatcmpl-" + request_id, "chat.completion", model)
-    return Reply(request, stream, _chat_shape(head, usage=usage), _chat_whole(head))
-
-
-def parse_completion(body: Any, request_id: str, model: str) -> Reply:
-    """POST /v1/completions. Raises RequestError."""
-    fields = Fields(body)
-    _check_model(fields, model)
-    fields.unwrap("prompt")
-    prompt = fields.text("prompt")
-    if prompt is None:
-        raise fields.refusal("prompt", "is missing")
-    sampling = fields.sampling()
-    stream, usage = _streaming(fields)
-    for name, values in _COMPLETION_NEUTRAL.items():
-        fields.neutral(name, *values)
-    fields.finish()
-    request = GenerationRequest(request_id, prompt=prompt, sampling=sampling)
-    head = _head("cmpl-" + request_id, "text_completion", model)
-    return Reply(request, stream, _completion_shape(head, usage=usage), _completion_whole(head))
-
-
-def models(model: str, created: int, context_length: int | None) -> Any:
-    """GET /v1/models: the one model. `max_model_len` is vLLM's word, which clients look for."""
-    entry = {"id": model, "object": "model", "created": created, "owned_by": "packager"}
-    if context_length is not None:
-        entry["max_model_len"] = context_length
-    return {"object": "list", "data": [entry]}
+    return Asked(name, None if name == model else name, choices, stream, usage)
 
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "logit_bias": ({},),
     "metadata": ({},),
     "store": (False,),
     "service_tier": ("auto", "default"),
 }
-_CHAT_NEUTRAL = _NEUTRAL | {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "modalities": (["text"],),
-}
-_COMPLETION_NEUTRAL = _NEUTRAL | {"logprobs": (0,), "echo": (False,), "best_of": (1,), "suffix": ("",)}
 """Parameters we do not have, with the values that ask for nothing."""
-
-
-def _check_model(fields: Fields, model: str) -> None:
-    asked = fields.text("model")
-    if asked is None:
-        raise fields.refusal("model", "is missing")
-    if asked != model:
-        raise HttpError(404, f"the model {asked!r} does not exist here; this server has {model!r}", where="model")
-    fields.take("user")  # names the caller's own user, for abuse reports: it asks nothing of a model
 
 
 def _streaming(fields: Fields) -> tuple[bool, bool]:
@@ -99,72 +62,67 @@ def _streaming(fields: Fields) -> tuple[bool, bool]:
     inner = Fields(options, "stream_options")
     usage = inner.flag("include_usage")
     inner.neutral("include_obfuscation", False)
+    inner.neutral("continuous_usage_stats", False)
     inner.finish()
     return stream, usage
 
 
-def _head(identity: str, kind: str, model: str) -> dict[str, Any]:
-    return {"id": identity, "object": kind, "created": int(time.time()), "model": model}
+def make_envelope(identity: str, kind: str, event_kind: str, asked: Asked) -> Envelope:
+    """What stands around the choices of an answer of the kind `kind`, in OpenAI's words."""
+    head = {"id": identity, "object": kind, "created": int(time.time()), "model": asked.model}
+    return Envelope(head, head | {"object": event_kind}, asked.usage)
 
 
-def _usage(usage: Usage | None) -> dict[str, int]:
-    prompt, completion = usage or (0, 0)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def make_reply(requests: list[GenerationRequest], asked: Asked, envelope: Envelope, form: Form) -> Reply | Choices:
+    """How to answer `requests`, one of each prompt, whose choices are requests of their own."""
+    spread = tuple(choice for request in requests for choice in _choices(request, asked.choices))
+    first = spread[0]
+    if len(spread) > 1 or first.sampling.logprobs is not None or first.tools is not None:
+        return Choices(spread, asked.choices, asked.stream, envelope, form)
+    return _plain(first, asked, envelope, form)
 
 
-def _chat_shape(head: dict[str, Any], *, usage: bool) -> EventShape:
-    head = head | {"object": "chat.completion.chunk"}
-
-    def choice(delta: dict[str, str], finish: str | None = None) -> _Choice:
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-    return _shape(
-        head,
-        token=lambda text: choice({"content": text}),
-        finish=lambda reason: choice({}, reason),
-        opening=choice({"role": "assistant", "content": ""}),
-        usage=usage,
-    )
+def _choices(request: GenerationRequest, count: int) -> list[GenerationRequest]:
+    """The request `count` times; with a seed each has the next one, so that they differ and can be had again."""
+    if count == 1:
+        return [request]
+    sampling = request.sampling
+    seeds = [None if sampling.seed is None else sampling.seed + at for at in range(count)]
+    return [
+        replace(request, id=f"{request.id}-{at}", sampling=replace(sampling, seed=seed))
+        for at, seed in enumerate(seeds)
+    ]
 
 
-def _completion_shape(head: dict[str, Any], *, usage: bool) -> EventShape:
-    def choice(text: str, finish: str | None = None) -> _Choice:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
-
-    return _shape(head, token=choice, finish=lambda reason: choice("", reason), opening=None, usage=usage)
-
-
-def _shape(
-    head: dict[str, Any],
-    *,
-    token: Callable[[str], _Choice],
-    finish: Callable[[str | None], _Choice],
-    opening: _Choice | None,
-    usage: bool,
-) -> EventShape:
-    none: dict[str, Any] = {"usage": None} if usage else {}  # with include_usage every event has the field
+def _plain(request: GenerationRequest, asked: Asked, envelope: Envelope, form: Form) -> Reply:
+    """One choice of text alone: all of an event but its token is encoded here."""
+    before, after = token_template(lambda text: envelope.chunk(form.piece(0, Delta(text)) or {}))
+    opening = form.opening(0)
 
     def closing(last: Delta) -> bytes:
-        events = encode_event(head | {"choices": [finish(last.finish_reason)]} | none)
-        return events + encode_event(head | {"choices": [], "usage": _usage(last.usage)}) if usage else events
+        return encode_event(envelope.chunk(form.finish(0, last))) + envelope.ending(last.usage or Usage(0, 0))
 
-    before, after = token_template(lambda text: head | {"choices": [token(text)]} | none)
-    first = b"" if opening is None else encode_event(head | {"choices": [opening]} | none)
-    return EventShape(first, before, after, closing)
-
-
-def _chat_whole(head: dict[str, Any]) -> Callable[[str, Delta], Any]:
     def whole(text: str, last: Delta) -> Any:
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish_reason}
-        return head | {"choices": [choice], "usage": _usage(last.usage)}
+        choice = form.whole(0, [Delta(text), last._replace(text="")])
+        return envelope.whole([choice], last.usage or Usage(0, 0))
 
-    return whole
+    first = b"" if opening is None else encode_event(envelope.chunk(opening))
+    return Reply(request, asked.stream, EventShape(first, before, after, closing), whole)
 
 
-def _completion_whole(head: dict[str, Any]) -> Callable[[str, Delta], Any]:
-    def whole(text: str, last: Delta) -> Any:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": last.finish_reason}
-        return head | {"choices": [choice], "usage": _usage(last.usage)}
+def floored(logprob: float) -> float:
+    """The log probability as JSON can write it."""
+    return max(logprob, _LEAST_LOGPROB)
 
-    return whole
+
+def models(model: str, created: int, facts: EngineFacts | None) -> Any:
+    """GET /v1/models: the model, and its adapters once the engine has them. `max_model_len` is vLLM's word, which clients look for."""
+    names = [model, *(facts.features.adapters if facts else ())]
+    return {"object": "list", "data": [_model(name, model, created, facts) for name in names]}
+
+
+def _model(name: str, base: str, created: int, facts: EngineFacts | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "packager"}
+    if facts is not None:
+        entry["max_model_len"] = facts.context_length
+    return entry if name == base else entry | {"parent": base}

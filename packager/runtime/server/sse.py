@@ -4,19 +4,21 @@ All but the token is encoded once a request: an event costs two concatenations a
 escaping of its token. Tokens that wait already go out in one write, each as an event of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
-from ...errors import PackagerError
+from ...errors import EngineError, PackagerError
 from ..engine import Delta, GenerationRequest
 from ..generation import Generation
 from .http import Exchange
 
 _CONTENT_TYPE = b"text/event-stream; charset=utf-8"
 _HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # nginx would hold the tokens back
+DONE = b"data: [DONE]\n\n"
+"""What ends a stream that is complete."""
 _MARK = "\x00"
 _ENCODED_MARK = b'"\\u0000"'
 
@@ -36,7 +38,7 @@ class EventShape:
     before: bytes
     after: bytes
     closing: Callable[[Delta], bytes]
-    done: bytes = b"data: [DONE]\n\n"
+    done: bytes = DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,74 @@ def token_template(make: Callable[[str], Any]) -> tuple[bytes, bytes]:
     return before, after
 
 
-async def stream_events(exchange: Exchange, generation: Generation, shape: EventShape) -> None:
-    """Answer with the generation's events.
+class Audience:
+    """The client of an answer: when it leaves, what runs for it is aborted."""
 
-    A failure before the first token is an ordinary error answer (raised from here). A later one is an
-    event with `error`, no [DONE], and a transfer that does not end: BrokenStreamError.
+    __slots__ = ("_generations", "_left")
+
+    def __init__(self, generations: Sequence[Generation]) -> None:
+        self._generations = generations
+        self._left = False
+
+    def leave(self) -> None:
+        """Called when the client has left."""
+        self._left = True
+        for generation in self._generations:
+            generation.abort()
+
+    def has_left(self, last: Delta) -> bool:
+        """Whether `last` is the end because nobody reads on.
+
+        Raises EngineError when the engine has aborted what we did not: that must not look complete.
+        """
+        if last.finish_reason != "abort":
+            return False
+        if not self._left:
+            raise EngineError("the engine aborted a request by itself")
+        return True
+
+
+async def start_events(exchange: Exchange) -> None:
+    """Send the head of a stream of events."""
+    await exchange.start(200, _CONTENT_TYPE, _HEADERS)
+
+
+async def break_off(exchange: Exchange, error: PackagerError) -> NoReturn:
+    """End a stream that failed.
+
+    A failure before anything was sent is an ordinary error answer (raised from here). A later one is an
+    event with `error`, no end mark, and a transfer that does not end: BrokenStreamError.
     """
-    async with exchange.watching(generation.abort):
-        batch = await generation.batch()
-        await exchange.start(200, _CONTENT_TYPE, _HEADERS)
-        opening = shape.opening
-        try:
-            while batch:
-                last = batch[-1]
-                await exchange.write(opening + _events(batch, shape), more=True)
-                opening = b""
-                batch = await generation.batch()
-        except PackagerError as error:
-            await exchange.write(encode_event(exchange.error_shape(error)), more=True)
-            raise BrokenStreamError(generation.request.id) from error
-        await exchange.write(shape.closing(last) + shape.done, more=False)
+    if not exchange.status:
+        raise error
+    await exchange.write(encode_event(exchange.error_shape(error)), more=True)
+    raise BrokenStreamError(exchange.id) from error
+
+
+async def leave_off(exchange: Exchange) -> None:
+    """End a stream whose client has left, for hosts that wait for its end."""
+    if exchange.status:
+        await exchange.write(b"", more=False)
+    else:
+        await exchange.answer_nobody()
+
+
+async def stream_events(exchange: Exchange, generation: Generation, shape: EventShape, audience: Audience) -> None:
+    """Answer with the generation's events."""
+    opening = shape.opening
+    try:
+        while batch := await generation.batch():
+            last = batch[-1]
+            if last.finish_reason is not None and audience.has_left(last):
+                await leave_off(exchange)
+                return
+            if not exchange.status:
+                await start_events(exchange)
+            await exchange.write(opening + _events(batch, shape), more=True)
+            opening = b""
+    except PackagerError as error:
+        await break_off(exchange, error)
+    await exchange.write(shape.closing(last) + shape.done, more=False)
 
 
 def _events(batch: list[Delta], shape: EventShape) -> bytes:

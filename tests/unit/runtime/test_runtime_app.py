@@ -109,8 +109,8 @@ def test_openai_errors(client):
     with pytest.raises(openai.NotFoundError, match="'gpt-9' does not exist here"):
         client.chat.completions.create(**CHAT | {"model": "gpt-9"})
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(**CHAT, n=2)
-    assert caught.value.param == "n"
+        client.chat.completions.create(**CHAT, logit_bias={"5": 1})
+    assert caught.value.param == "logit_bias"
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="hello", prompt="w " * 5000, stream=True)
     assert caught.value.code == "context_length_exceeded"
