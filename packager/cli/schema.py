@@ -38,4 +38,8 @@ def command(console: Console, specs: tuple[str, ...], *, check: bool) -> None:
 
 
 def _checked(name_or_path: str) -> str:
-    return load_spec(Path(find(name_or_path))).shown
+    from ..lock.check import check
+
+    file = load_spec(Path(find(name_or_path)))
+    check(file)
+    return file.shown

@@ -67,7 +67,7 @@ def _formats(file: SpecFile) -> tuple[Problem, ...]:
     """The engine's number formats, on this GPU or on CPU."""
     spec, found = file.spec, []
     recipe = RECIPES[spec.engine.kind]
-    for option in recipe.formats.keys() - {"quantization", "weights"}:
+    for option in (one for one in recipe.formats if one not in ("quantization", "weights")):
         value = getattr(spec.engine, option)
         row = recipe.format(option, value)
         if row is None:  # auto

@@ -82,7 +82,7 @@ def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     if last is not None or trusted or not _is_recorded(file):
         return ()
     what = f"{_name(file)} does not run {name}"
-    return (Problem(what, file.where("weights", "source"), others or "take weights of a model that it runs"),)
+    return (Problem(what, file.where("weights", "source"), others or "take weights of a model that it runs (docs/reference/engines.md)"),)
 
 
 def _engines_for(architecture: str, recipe: Recipe) -> str:

@@ -34,7 +34,7 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
     chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
     _raise(_code(source, chosen, file, asked))
     paths = [one.path for one in chosen]
-    _check_entry(file, asked, paths)
+    _check_entry(file, asked, source, paths)
     model = _model(source, paths, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
     check_weights(file, model, tools.say)
     if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
@@ -152,29 +152,31 @@ def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) ->
     return WeightsFile(file.path, file.size, sha256)
 
 
-def _check_entry(file: SpecFile, asked: WeightsSpec, paths: Sequence[str]) -> None:
+def _check_entry(file: SpecFile, asked: WeightsSpec, source: Source, paths: Sequence[str]) -> None:
     """The engine must know what to open, and be able to."""
     if RECIPES[file.spec.engine.kind].folder:
-        _check_folder(file, paths)
+        _check_folder(file, source, paths)
     else:
         _check_file(file, asked.file, paths)
 
 
-def _check_folder(file: SpecFile, paths: Sequence[str]) -> None:
-    recipe = RECIPES[file.spec.engine.kind]
+def _check_folder(file: SpecFile, source: Source, paths: Sequence[str]) -> None:
+    recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
     lacking = recipe.lacking(paths)
     if not lacking:
         return
     kinds = [f"a {need} file" if need.startswith(".") else need for need in recipe.weights]
     none = [f"{need} file" if need.startswith(".") else need for need in lacking]
     within = sorted({path.rpartition("/")[0] for path in paths if path.rpartition("/")[2] == recipe.weights[0]} - {""})
-    raise SpecError(
-        f"the engine {recipe.engine} opens a folder with {_and(kinds)}; these weights have no {' and no '.join(none)}",
-        where=file.where("weights", "source"),
-        mend=f"name the folder within: {', '.join(within[:5])}"
-        if within
-        else "choose another source, or another engine",
+    mend = "choose another source, or another engine"
+    if within:
+        mend = f"name the folder within: {', '.join(within[:5])}"
+    elif set(_model(source, paths, "", where).architectures) & set(recipe.converts):
+        mend = f"convert them first: `{recipe.converter}`"
+    what = (
+        f"the engine {recipe.engine} opens a folder with {_and(kinds)}; these weights have no {' and no '.join(none)}"
     )
+    raise SpecError(what, where=where, mend=mend)
 
 
 def _and(words: Sequence[str]) -> str:

@@ -63,6 +63,7 @@ class Recipe:
     `data_files` are files of this format that are data, though others of their name are pickles.
     `own_code` says that it can run code which the weights bring, `adapters` that it serves LoRA adapters.
     `most_requests` is how many requests the engine can run at once, where it has a limit.
+    `converter` is the command that makes such weights of a transformers folder.
     `system_packages` are Debian packages the engine loads at run time, each with what for.
     `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`.
     `formats` are number formats by where they are said: `quantization`, `weights` (their own config), or an option of
@@ -81,6 +82,7 @@ class Recipe:
     data_files: tuple[str, ...] = ()
     own_code: bool = False
     adapters: bool = False
+    converter: str = ""
     floor: int = 0
     floor_source: str = ""
     formats: Mapping[str, tuple[Format, ...]] = field(default_factory=dict)
@@ -90,6 +92,11 @@ class Recipe:
     def quantizations(self) -> tuple[str, ...]:
         """The words of `quantization` that it knows."""
         return ("none", *(one.name for one in self.formats.get("quantization", ())))
+    @property
+    def converts(self) -> tuple[str, ...]:
+        """The architectures of transformers that `converter` makes weights of."""
+        return self.record.converts if self.record else ()
+
 
     def format(self, where: str, name: str) -> Format | None:
         """The row for `name`, said at `where`; None when there is none."""

@@ -281,7 +281,7 @@ class TestWeights:
                 facts(architecture="NoSuchForCausalLM"),
                 "'file",
                 "transformers 5.23.0 does not run NoSuchForCausalLM",
-                "take weights of a model that it runs",
+                "take weights of a model that it runs (docs/reference/engines.md)",
             ),
             (
                 "kind: ctranslate2",
@@ -289,7 +289,7 @@ class TestWeights:
                 facts(architecture="WhisperSpec"),
                 "'file",
                 "ctranslate2 4.8.5 does not run WhisperSpec",
-                "take weights of a model that it runs",
+                "take weights of a model that it runs (docs/reference/engines.md)",
             ),
             (
                 "kind: llama_cpp",
@@ -297,7 +297,7 @@ class TestWeights:
                 facts(architecture="nosuch"),
                 "'file",
                 "llama_cpp 2026.10.11549 does not run nosuch",
-                "take weights of a model that it runs",
+                "take weights of a model that it runs (docs/reference/engines.md)",
             ),
             (
                 "kind: vllm",
