@@ -159,4 +159,11 @@ def test_a_killed_engine(server: ProcessServer, case: Case) -> None:
     os.kill(next(one for one in family if case.process in " ".join(one.cmdline())).pid, signal.SIGKILL)
     assert server.process.wait(60) == 1
     assert server.events("dead")
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    wait(lambda: not any(map(_runs, family)), "every process has ended")
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
