@@ -41,7 +41,7 @@ def parse_output(fields: Fields) -> OutputForm | None:
 
 def _schema(form: Fields) -> str:
     inner = Fields(form.take("json_schema"), form.path("json_schema"))
-    if not _NAME.fullmatch(str(inner.take("name"))):
+    if not _NAME.fullmatch(inner.text("name") or ""):
         raise inner.refusal("name", _NAMED)
     schema = _plain_json(inner, "schema")
     if not isinstance(schema, Mapping):
@@ -85,8 +85,8 @@ def _tool(value: Any, where: str) -> Mapping[str, Any]:
     if tool.take("type") != "function":
         raise tool.refusal("type", 'must be "function"')
     given = Fields(tool.take("function"), tool.path("function"))
-    name, description = given.text("name"), given.take("description")
-    if name is None or not _NAME.fullmatch(name):
+    name, description = given.text("name") or "", given.take("description")
+    if not _NAME.fullmatch(name):
         raise given.refusal("name", _NAMED)
     if description is not None and not is_text(description):
         raise given.refusal("description", "must be a string of valid Unicode")

@@ -1,7 +1,7 @@
 import pytest
 
 from packager.errors import RequestError
-from packager.runtime.engine import GenerationRequest, Message, SamplingParams
+from packager.runtime.engine import GenerationRequest, Message, OutputForm, SamplingParams
 from packager.runtime.inputs import parse_inputs
 
 
@@ -19,12 +19,16 @@ def test_everything_given_arrives():
             "frequency_penalty": -1,
             "repetition_penalty": 1.1,
             "stop": "x",
+            "ignore_eos": True,
+            "response_format": {"type": "json_object"},
+            "adapter": "poet",
             "stream": True,
         },
         "id",
     )
-    sampling = SamplingParams(5, 0.0, 0.5, 3, 0.1, 7, 1.0, -1.0, 1.1, ("x",))
-    assert request == GenerationRequest("id", prompt="p", sampling=sampling)
+    sampling = SamplingParams(5, 0.0, 0.5, 3, 0.1, 7, 1.0, -1.0, 1.1, ("x",), ignore_eos=True)
+    expected = GenerationRequest("id", "p", sampling=sampling, output=OutputForm("json_object"), adapter="poet")
+    assert request == expected
     assert stream is True
 
 
@@ -40,6 +44,30 @@ def test_messages():
         {"messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}]}
     )
     assert request.messages == (Message("system", "be brief"), Message("user", "ab"))
+
+
+def test_messages_of_tools():
+    call = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
+    bare = call | {"function": {"name": "now", "arguments": ""}}
+    request, _ = parse_inputs(
+        {
+            "messages": [
+                {"role": "user", "content": "what time is it?"},
+                {"role": "assistant", "content": None, "tool_calls": [call, bare], "refusal": None, "annotations": []},
+                {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+            ]
+        }
+    )
+    without = call | {"function": {"name": "now", "arguments": "{}"}}
+    assert request.messages[1:] == (Message("assistant", "", (call, without)), Message("tool", "noon", (), "c1"))
+    assert request.messages[1].plain() == {"role": "assistant", "content": "", "tool_calls": [call, without]}
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+
+
+def calling(**changed):
+    return {"messages": [{"role": "assistant", "content": "", "tool_calls": [CALL | changed]}]}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +96,25 @@ def test_messages():
         ({"prompt": "a", "stop": 1}, "stop"),
         ({"prompt": "a", "stream": "yes"}, "stream"),
         ({"prompt": "a", "best_of": 1}, "best_of"),
+        ({"prompt": "a", "logprobs": 1}, "logprobs"),
+        ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": "a", "tool_call_id": "c1"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "tool_call_id": "c1"}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        (calling(id=None), "messages[0].tool_calls[0].id"),
+        (calling(type="custom"), "messages[0].tool_calls[0].type"),
+        (calling(index=0), "messages[0].tool_calls[0].index"),
+        (calling(function=None), "messages[0].tool_calls[0].function"),
+        (calling(function={"arguments": "{}"}), "messages[0].tool_calls[0].function.name"),
+        (calling(function={"name": "now", "arguments": {}}), "messages[0].tool_calls[0].function.arguments"),
+        (calling(function={"name": "now", "arguments": "[]"}), "messages[0].tool_calls[0].function.arguments"),
+        (calling(function={"name": "now", "arguments": "{"}), "messages[0].tool_calls[0].function.arguments"),
+        (
+            calling(function={"name": "now", "arguments": "[" * 99999}),
+            "messages[0].tool_calls[0].function.arguments",
+        ),
     ],
 )
 def test_what_is_off_is_named(inputs, where):

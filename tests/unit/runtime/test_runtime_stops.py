@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager.runtime.stops import StopText
+from packager.runtime.engine import Likely, TokenLogprob
+from packager.runtime.stops import HeldLogprobs, StopText
 
 
 def run(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
@@ -45,3 +46,31 @@ def test_cutting_the_text_otherwise_changes_nothing(text, stops, data):
     else:
         # Pieces decide only between stop strings that overlap: the output ends before one of them.
         assert any(text.startswith(got + stop) for stop in stops)
+
+
+def pass_on(stops: tuple[str, ...], pieces: list[str]) -> list[tuple[str, list[str]]]:
+    """What comes out of each step: text, and the tokens whose log probabilities go with it."""
+    stop, held, out = StopText(stops), HeldLogprobs(), []
+    for piece in pieces:
+        text, met = stop.feed(piece)
+        tokens = held.feed((TokenLogprob(Likely(piece.encode(), -1.0)),), piece, text)
+        out.append((text, [one.token.text for one in tokens]))
+        if met:
+            return out
+    out.append((stop.rest(), [one.token.text for one in held.rest()]))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "expected"),
+    [
+        ((), ["a", "b"], [("a", ["a"]), ("b", ["b"]), ("", [])]),
+        (("END",), ["a", "E", "NX"], [("a", ["a"]), ("", []), ("ENX", ["E", "NX"]), ("", [])]),
+        (("END",), ["aE", "N", "D"], [("a", ["aE"]), ("", []), ("", [])]),
+        (("END",), ["a", "EN"], [("a", ["a"]), ("", []), ("EN", ["EN"])]),
+        (("END",), ["a", "", "END"], [("a", ["a"]), ("", []), ("", [])]),
+        ((), ["a", ""], [("a", ["a"]), ("", []), ("", [""])]),
+    ],
+)
+def test_log_probabilities_go_with_their_text(stops, pieces, expected):
+    assert pass_on(stops, pieces) == expected
