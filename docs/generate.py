@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ import packager  # noqa: E402
 from packager import environ, errors  # noqa: E402
 from packager.cli import app  # noqa: E402
 from packager.digest import readable_json  # noqa: E402
+from packager.recipes import RECIPES  # noqa: E402
+from packager.recipes.gpus import GPUS, shown  # noqa: E402
+from packager.recipes.recipe import Recipe, Record  # noqa: E402
 from packager.spec import json_schema  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -130,6 +133,78 @@ def help_text(command: click.Command, name: str) -> str:
     return command.get_help(context)
 
 
+def engines_page() -> str:
+    """Every recipe's facts, each with where it is from, and the GPUs they are checked against."""
+    lines = [NOTE, "", "# Engines and GPUs", "", ENGINES_HEAD]
+    for name, recipe in RECIPES.items():
+        if recipe.record is not None:
+            lines += ["", f"## {name}", "", *recipe_lines(recipe, recipe.record)]
+    lines += [
+        "",
+        "## GPUs",
+        "",
+        GPUS_HEAD,
+        "| `hardware.gpu` | compute capability | memory | source |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{name}` | {shown(gpu.capability)} | {gpu.memory} GB | {gpu.source} |" for name, gpu in GPUS.items()]
+    return "\n".join(lines) + "\n"
+
+
+ENGINES_HEAD = """\
+What `packager lock` and `packager build` check a spec and its weights against. A record is read from the engine's own
+registry by `.ci/record.py`, at the version named, and holds for that version: with another `engine.version`
+architectures and methods are the engine's to judge, except those that it is known to have dropped before.
+
+"runs from" is the lowest NVIDIA compute capability; below "native from" it runs as the note says."""
+
+GPUS_HEAD = """\
+Another name is refused, because nothing could be checked against it. Images are for amd64: no Grace superchips.
+"""
+
+PLACES = {"quantization": "`quantization`", "weights": "config.json of the weights"}
+
+
+def recipe_lines(recipe: Recipe, record: Record) -> Iterator[str]:
+    floor = f" GPUs from compute capability {shown(recipe.floor)} on: {recipe.floor_source}." if recipe.floor else ""
+    note = f" On a GPU: {recipe.gpu_note}." if recipe.gpu_note else ""
+    yield f"{recipe.distribution} {record.version}, for Python {record.python}.{floor}{note}"
+    yield from format_lines(recipe)
+    if record.methods:
+        methods = (f"`{name}`" + (f" {shown(floor)}" if floor else "") for name, floor in record.methods.items())
+        yield from ("", f"Knows weights quantized with (runs from, where it says): {', '.join(methods)}.")
+    yield from ("", f"Runs: {named(record.architectures)}.")
+    if record.converts:
+        yield from ("", f"`{recipe.converter}` makes its weights of: {named(record.converts)}.")
+    if record.removed:
+        dropped = ", ".join(f"`{name}` {last}" for name, last in record.removed.items())
+        yield from ("", f"Dropped, each with the last version that had it: {dropped}.")
+    packages = "; ".join(f"`{name}`: {why}" for name, why in recipe.system_packages.items())
+    yield from ("", f"Debian packages on a `debian` base: {packages}.")
+
+
+def format_lines(recipe: Recipe) -> Iterator[str]:
+    """The table of number formats, and the sources that its last column counts."""
+    sources = list(dict.fromkeys(row.source for rows in recipe.formats.values() for row in rows))
+    yield from ("", "| said in | format | runs from | native from | without a GPU | needs | source |", "|---" * 7 + "|")
+    for place, rows in recipe.formats.items():
+        said = PLACES.get(place, f"`engine.{place}`")
+        for row in rows:
+            floor = max(row.floor, recipe.floor)
+            native = f"{shown(row.native)}; else {row.note}" if row.native else ""
+            needs = named(recipe.plugins.get(row.name, ()) if place == "quantization" else row.needs)
+            yield (
+                f"| {said} | `{row.name}` | {shown(floor) if floor else 'any'} | {native} | {'yes' if row.cpu else 'no'} "
+                f"| {needs} | {sources.index(row.source) + 1} |"
+            )
+    yield ""
+    yield from (f"{number}. {source}" for number, source in enumerate(sources, 1))
+
+
+def named(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
 def environment_page() -> str:
     lines = [NOTE, "", "# Environment variables", "", "| variable | |", "|---|---|"]
     lines += [f"| `{variable.name}` | {cell(variable.text)} |" for variable in environ.ALL]
@@ -179,6 +254,7 @@ def pages() -> dict[str, bytes]:
     return {
         "api.md": api_page().encode(),
         "cli.md": cli_page().encode(),
+        "engines.md": engines_page().encode(),
         "environment.md": environment_page().encode(),
         "errors.md": errors_page().encode(),
         "packager.schema.json": readable_json(json_schema()),

@@ -57,6 +57,8 @@ def _notes(file: SpecFile, model: ModelFacts) -> tuple[str, ...]:
     recipe, said = RECIPES[spec.engine.kind], []
     if gpu is None:
         return ()
+    if recipe.gpu_note:
+        said.append(recipe.gpu_note)
     row = _row(recipe, model) or recipe.format("quantization", spec.quantization)
     if row is not None and gpu.capability < row.native:
         said.append(f"{spec.hardware.gpu} does not compute in {model.quantization or row.name}: {row.note}")
@@ -82,7 +84,13 @@ def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     if last is not None or trusted or not _is_recorded(file):
         return ()
     what = f"{_name(file)} does not run {name}"
-    return (Problem(what, file.where("weights", "source"), others or "take weights of a model that it runs (docs/reference/engines.md)"),)
+    return (
+        Problem(
+            what,
+            file.where("weights", "source"),
+            others or "take weights of a model that it runs (docs/reference/engines.md)",
+        ),
+    )
 
 
 def _engines_for(architecture: str, recipe: Recipe) -> str:

@@ -14,6 +14,7 @@ RECIPE = Recipe(
     system_packages={"libgomp1": "OpenMP (libgomp.so.1)"},
     floor=50,
     floor_source="xllamacpp 2026.10.11549, README, architectures of its CUDA 12.8 wheel",
+    gpu_note="xllamacpp on the Python package index computes on CPU: let pip find the project's own CUDA wheels",
     formats={
         "kv_cache": (
             Format("f16", _CACHE),

@@ -65,7 +65,8 @@ class Recipe:
     `most_requests` is how many requests the engine can run at once, where it has a limit.
     `converter` is the command that makes such weights of a transformers folder.
     `system_packages` are Debian packages the engine loads at run time, each with what for.
-    `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`.
+    `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`;
+    `gpu_note` is what a person must see to before it runs on one.
     `formats` are number formats by where they are said: `quantization`, `weights` (their own config), or an option of
     the engine. `record` is what the engine's registry says; None when there is none to read.
     """
@@ -83,15 +84,13 @@ class Recipe:
     own_code: bool = False
     adapters: bool = False
     converter: str = ""
+    converter: str = ""
     floor: int = 0
     floor_source: str = ""
     formats: Mapping[str, tuple[Format, ...]] = field(default_factory=dict)
     record: Record | None = None
 
-    @property
-    def quantizations(self) -> tuple[str, ...]:
-        """The words of `quantization` that it knows."""
-        return ("none", *(one.name for one in self.formats.get("quantization", ())))
+    gpu_note: str = ""
     @property
     def converts(self) -> tuple[str, ...]:
         """The architectures of transformers that `converter` makes weights of."""
@@ -100,6 +99,10 @@ class Recipe:
 
     def format(self, where: str, name: str) -> Format | None:
         """The row for `name`, said at `where`; None when there is none."""
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        """The words of `quantization` that it knows."""
+        return ("none", *(one.name for one in self.formats.get("quantization", ())))
         return next((one for one in self.formats.get(where, ()) if one.name == name), None)
 
     def entry(self, paths: Sequence[str], chosen: str | None) -> str | None:

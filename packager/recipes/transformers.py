@@ -3,8 +3,8 @@
 from .recipe import Format, Recipe
 from .records.transformers import RECORD
 
-_BITSANDBYTES = "bitsandbytes 0.50 README, system requirements: CUDA from SM60 on, CPU with AVX2"
-_TORCH = "torch on CUDA: bfloat16 is native from Ampere on, slow emulation before"
+_BITSANDBYTES = "bitsandbytes 0.50.2, README: CUDA from SM60 on, CPU with AVX2"
+_TORCH = "torch 2.13, cuda/__init__.py is_bf16_supported: native from 8.0 on, emulated before"
 _QUANTIZERS = "transformers 5.23.0, quantizers/quantizer_{}.py validate_environment"
 
 RECIPE = Recipe(

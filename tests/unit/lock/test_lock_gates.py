@@ -521,6 +521,12 @@ class TestWeights:
                 facts("fp8"),
                 "a100-40gb does not compute in fp8: the weights become bfloat16 when they are loaded, and take twice the memory",
             ),
+            (
+                "kind: llama_cpp, gpu_layers: -1",
+                [gpu("l4")],
+                ModelFacts(("llama",)),
+                "xllamacpp on the Python package index computes on CPU: let pip find the project's own CUDA wheels",
+            ),
             ("kind: vllm", [gpu("t4")], facts(dtype="bfloat16"), "t4 does not compute in bfloat16: vllm takes float16"),
         ],
     )
