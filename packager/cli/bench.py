@@ -65,7 +65,9 @@ _TALK_EVERY = 5.0
     help="Seconds for one request.",
 )
 @click.option(
-    "--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="File with the key to send."
+    "--api-key-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File whose first line is the key to send.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write everything there, as JSON with vLLM's keys.")
 @click.pass_context
@@ -150,15 +152,23 @@ def _target(url: str, options: Mapping[str, Any]) -> "Target":
     if named == (options["api"] == "predict"):
         said = "/predict takes no model" if named else f"--api {options['api']} needs the model's name"
         raise click.BadParameter(said, param_hint="'--model'")
-    file = options["api_key_file"]
     return Target(
         origin,
         options["api"],
         options["model"],
         extra={"ignore_eos": True} if options["ignore_eos"] else {},
-        api_key=file.read_text("utf-8").strip() if file else None,
+        api_key=_key(options["api_key_file"]),
         timeout=options["timeout"],
     )
+
+
+def _key(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    key = file.read_text("utf-8").partition("\n")[0].strip()
+    if not key.isascii() or not key.isprintable() or not key:
+        raise click.BadParameter(f"{file}: its first line is no key", param_hint="'--api-key-file'")
+    return key
 
 
 def _questions(options: Mapping[str, Any]) -> "list[Question]":

@@ -94,7 +94,7 @@ def test_requests_that_fail_are_told_and_exit_1(server, capsys):
 
 def test_the_key_is_sent_from_its_file(tmp_path, capsys):
     key = tmp_path / "key"
-    key.write_text("secret\n")
+    key.write_text("secret\nanother\n")
     refused = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"
     with Canned(refused) as server:
         assert main(["bench", server.url, "--api", "predict", "--prompts", "1", "--api-key-file", str(key)]) == 1
@@ -115,6 +115,13 @@ def test_the_key_is_sent_from_its_file(tmp_path, capsys):
 def test_what_makes_no_sense_is_refused(arguments, said, capsys):
     assert main(["bench", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_file_without_a_key_is_refused(tmp_path, capsys):
+    key = tmp_path / "key"
+    key.write_text("\nsecret\n")
+    assert main(["bench", "http://a", "--model", "m", "--api-key-file", str(key)]) == 2
+    assert "its first line is no key" in capsys.readouterr().err
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, capsys):

@@ -265,7 +265,10 @@ class TestRequests:
             assert [(await client.ask(number, QUESTION)).failure for number in range(2)] == [None] * 2
             assert server.connections == 2
 
-    @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://", "http://a/?q", "http://u@a", "http://a:b"])
+    @pytest.mark.parametrize(
+        "url",
+        ["127.0.0.1:80", "ftp://x", "http://", "http://a/?q", "http://u@a", "http://a:b", "http://a/b c", "http://a/é"],
+    )
     def test_what_is_no_address_is_refused(self, url):
         with pytest.raises(ValueError, match=r"."):
             Origin.parse(url)
