@@ -61,9 +61,9 @@ class Recipe:
     `weights` are the file name endings the engine opens; empty when it takes no weights. With `folder` it opens
     the weights' folder, which needs every one of them at its top: a name, or a file that ends so (`.safetensors`).
     `data_files` are files of this format that are data, though others of their name are pickles.
+    `converter` is the command that makes such weights of a transformers folder.
     `own_code` says that it can run code which the weights bring, `adapters` that it serves LoRA adapters.
     `most_requests` is how many requests the engine can run at once, where it has a limit.
-    `converter` is the command that makes such weights of a transformers folder.
     `system_packages` are Debian packages the engine loads at run time, each with what for.
     `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`;
     `gpu_note` is what a person must see to before it runs on one.
@@ -81,28 +81,27 @@ class Recipe:
     companions: tuple[str, ...] = ()
     folder: bool = False
     data_files: tuple[str, ...] = ()
+    converter: str = ""
     own_code: bool = False
     adapters: bool = False
-    converter: str = ""
-    converter: str = ""
     floor: int = 0
     floor_source: str = ""
+    gpu_note: str = ""
     formats: Mapping[str, tuple[Format, ...]] = field(default_factory=dict)
     record: Record | None = None
 
-    gpu_note: str = ""
     @property
     def converts(self) -> tuple[str, ...]:
         """The architectures of transformers that `converter` makes weights of."""
         return self.record.converts if self.record else ()
 
-
-    def format(self, where: str, name: str) -> Format | None:
-        """The row for `name`, said at `where`; None when there is none."""
     @property
     def quantizations(self) -> tuple[str, ...]:
         """The words of `quantization` that it knows."""
         return ("none", *(one.name for one in self.formats.get("quantization", ())))
+
+    def format(self, where: str, name: str) -> Format | None:
+        """The row for `name`, said at `where`; None when there is none."""
         return next((one for one in self.formats.get(where, ()) if one.name == name), None)
 
     def entry(self, paths: Sequence[str], chosen: str | None) -> str | None:
