@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
 TOP = {"cli", "__init__", "__main__"}
 
 PURE = (
-    "lock/drift.py", "lock/lockfile.py", "package/plan.py", "package/text.py", "image/plan.py", "image/envelope.py",
+    "lock/check.py", "lock/drift.py", "lock/gates.py", "lock/hardware.py", "lock/lockfile.py", "lock/model.py",
+    "package/plan.py", "package/text.py", "image/plan.py", "image/envelope.py",
     "wheels/contest.py", "wheels/group.py", "recipes/", "bench/report.py",
 )  # fmt: skip
 EFFECTS = {
