@@ -4,6 +4,9 @@ from importlib.util import find_spec
 
 NEEDS = {
     "test_engines_chat_template.py": "transformers",
+    "test_engines_ctranslate2.py": "ctranslate2",
     "test_engines_decode.py": "tokenizers",
+    "test_engines_json_grammar.py": "xllamacpp",
+    "test_engines_llama_cpp.py": "xllamacpp",
 }
 collect_ignore = [name for name, library in NEEDS.items() if find_spec(library) is None]
