@@ -20,6 +20,7 @@ from ..inputs import new_id
 from ..logs import event
 from ..metrics import CONTENT_TYPE
 from ..supervise import Supervisor
+from . import tensors, triton
 from .answer import answer
 from .bounds import Bounds
 from .choices import Choices
@@ -37,7 +38,7 @@ ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Exchange], Awaitable[None]]
 Parse = Callable[[Any, str], Reply | Choices]
 _CHAT_PAGE = Path(__file__).with_name("chat.html")
-_PROBES = ("/livez", "/readyz", "/metrics")
+_PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -73,6 +74,24 @@ class _App:
             "/metrics": {"GET": self._metrics},
             "/openapi.json": {"GET": self._openapi},
             "/chat": {"GET": self._chat},
+            "/v2": {"GET": _fixed(triton.server_metadata(manifest.packager))},
+            "/v2/health/live": {"GET": self._live},
+            "/v2/health/ready": {"GET": self._ready},
+            **self._triton(f"/v2/models/{name}"),
+            **self._triton(f"/v2/models/{name}/versions/{triton.VERSION}"),
+        }
+
+    def _triton(self, path: str) -> dict[str, dict[str, Handler]]:
+        name, engine = self._manifest.name, self._manifest.engine.kind
+        return {
+            path: {"GET": _fixed(triton.model_metadata(name, engine))},
+            f"{path}/config": {"GET": _fixed(triton.model_config(name, engine))},
+            f"{path}/ready": {"GET": self._ready},
+            f"{path}/infer": {"POST": self._infer},
+            f"{path}/generate": {"POST": partial(self._generate, partial(triton.parse_generate, model=name))},
+            f"{path}/generate_stream": {
+                "POST": partial(self._generate, partial(triton.parse_generate_stream, model=name))
+            },
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +112,8 @@ class _App:
 
     async def _exchange(self, exchange: Exchange) -> None:
         exchange.keeps_texts = self._log_texts
+        if exchange.path.startswith("/v2"):
+            exchange.error_shape = triton.error_body
         try:
             self._guard.admit(exchange)
             await self._route(exchange)(exchange)
@@ -125,6 +146,11 @@ class _App:
     async def _generate(self, parse: Parse, exchange: Exchange) -> None:
         await answer(exchange, self._supervisor, parse(await exchange.json(), exchange.id))
 
+    async def _infer(self, exchange: Exchange) -> None:
+        size = exchange.header(tensors.HEADER)
+        reply = tensors.parse_infer(await exchange.body(), size, exchange.id, self._manifest.name)
+        await answer(exchange, self._supervisor, reply)
+
     async def _models(self, exchange: Exchange) -> None:
         await exchange.answer_json(200, self._listing())
 
@@ -140,6 +166,14 @@ class _App:
     async def _readyz(self, exchange: Exchange) -> None:
         await exchange.answer_json(200 if self._supervisor.ready else 503, {"status": self._supervisor.state})
 
+    async def _live(self, exchange: Exchange) -> None:
+        alive = self._supervisor.alive
+        await exchange.answer_json(200 if alive else 503, {"live": alive})
+
+    async def _ready(self, exchange: Exchange) -> None:
+        ready = self._supervisor.ready
+        await exchange.answer_json(200 if ready else 503, {"ready": ready})
+
     async def _metrics(self, exchange: Exchange) -> None:
         await exchange.answer(200, self._supervisor.metrics.text().encode(), CONTENT_TYPE.encode())
 
@@ -148,6 +182,15 @@ class _App:
 
     async def _chat(self, exchange: Exchange) -> None:
         await exchange.answer(200, _CHAT_PAGE.read_bytes(), b"text/html; charset=utf-8")
+
+
+def _fixed(value: Any) -> Handler:
+    """Answers the same at all times."""
+
+    async def give(exchange: Exchange) -> None:
+        await exchange.answer_json(200, value)
+
+    return give
 
 
 async def _options(allowed: bytes, exchange: Exchange) -> None:

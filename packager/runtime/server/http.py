@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -29,6 +29,14 @@ class HttpError(RequestError):
         super().__init__(what, where=where, mend=mend)
         self.status = status
         self.headers = tuple(headers)
+
+
+class Raw(NamedTuple):
+    """An answer that is not JSON."""
+
+    data: bytes
+    content_type: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class ClientGoneError(Exception):
@@ -142,8 +150,9 @@ class Exchange:
         await self.write(data, more=False)
 
     async def answer_json(self, status: int, value: Any, headers: Headers = ()) -> None:
-        """Send a JSON answer."""
-        await self.answer(status, orjson.dumps(value), b"application/json", headers)
+        """Send a JSON answer, or a Raw one as it is."""
+        raw = value if isinstance(value, Raw) else Raw(orjson.dumps(value), b"application/json")
+        await self.answer(status, raw.data, raw.content_type, [*raw.headers, *headers])
 
     async def answer_nobody(self) -> None:
         """Answer a client that has left (499, as nginx logs it).
