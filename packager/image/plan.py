@@ -76,11 +76,17 @@ def _wheels(manifest: Manifest, lock: Lock) -> tuple[WheelsPlan, ...]:
     groups = group_wheels(
         lock.wheels,
         lock.contests,
-        engine=RECIPES[manifest.engine.kind].distribution or "",
+        engine=_engine(manifest, lock),
         solo_bytes=ENVELOPE.solo_wheel_bytes,
         buckets=ENVELOPE.wheel_buckets,
     )
     return tuple(WheelsPlan(group.title, group.wheels, lock.facts) for group in groups)
+
+
+def _engine(manifest: Manifest, lock: Lock) -> str:
+    """The distribution of the engine that is among the wheels; empty for one without."""
+    recipe, names = RECIPES[manifest.engine.kind], {wheel.name for wheel in lock.wheels}
+    return next((name for name in (recipe.distribution, recipe.cpu_distribution) if name and name in names), "")
 
 
 def _weights(kind: str, files: tuple[WeightsFile, ...]) -> tuple[WeightsPlan, ...]:

@@ -48,6 +48,7 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
     base = spec.image.base
     weights = spec.weights
     return {
+        "hardware": "gpu" if spec.hardware.gpu else "cpu",
         "engine.kind": spec.engine.kind,
         "engine.version": getattr(spec.engine, "version", None),
         "quantization": spec.quantization,
@@ -61,6 +62,7 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
         "weights.adapters": weights and sorted(f"{one.name}={one.source}" for one in weights.adapters),
         "weights.trusted_code": weights and dict(sorted(weights.trusted_code.items())),
         "packager.requirements": list(python_requirements(spec)),
+        "packager.overrides": list(python_overrides(spec)),
         "packager.system_packages": list(system_packages(spec)),
         "packager.layer_format": LAYER_FORMAT,
     }
@@ -68,8 +70,14 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
 
 def python_requirements(spec: ModelSpec) -> tuple[str, ...]:
     """Every PEP 508 requirement of the package, sorted."""
-    engine = RECIPES[spec.engine.kind].requirements(engine_version(spec), spec.quantization)
+    recipe, gpu = RECIPES[spec.engine.kind], spec.hardware.gpu is not None
+    engine = recipe.requirements(engine_version(spec), spec.quantization, gpu=gpu)
     return tuple(sorted({*engine, *REQUIREMENTS[spec.serving.server], *spec.image.python_packages}))
+
+
+def python_overrides(spec: ModelSpec) -> tuple[str, ...]:
+    """Requirements that replace those of anything in the closure, as uv's overrides do."""
+    return () if spec.hardware.gpu else RECIPES[spec.engine.kind].cpu_overrides
 
 
 def system_packages(spec: ModelSpec) -> tuple[str, ...]:

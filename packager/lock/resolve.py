@@ -15,17 +15,14 @@ from ..spec.load import SpecFile
 from ..wheels.contest import find_contests
 from ..wheels.fetch import fetch_wheels
 from ..wheels.read import read_wheel
-from ..wheels.resolve import resolve_image, resolve_universal
 from .base import lock_base
 from .check import check
-from .drift import LAYER_FORMAT, lock_inputs, python_requirements
+from .closure import PYTHON_FLOOR, resolve_closure
+from .drift import LAYER_FORMAT, lock_inputs
 from .gates import check_python
 from .lockfile import Lock
 from .tools import Tools
 from .weights import lock_adapters, lock_weights
-
-PYTHON_FLOOR = "3.11"
-"""The oldest Python that the container side runs on; requirements.txt is good from here on."""
 
 
 def resolve(file: SpecFile, tools: Tools) -> Lock:
@@ -50,13 +47,13 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
     _check_python(facts, file)
     check_python(file, facts.python)
     tools.stage("lock: requirements")
-    requirements = python_requirements(spec)
     try:
-        wheels = resolve_image(requirements, facts, run=tools.run)
-        universal = resolve_universal(requirements, python=PYTHON_FLOOR, run=tools.run)
+        closure = resolve_closure(spec, facts, tools)
     except ResolveError as error:
         raise ResolveError.collect(_placed(problem, file) for problem in error.problems) from error
-    tools.stage("lock: wheels")
+    wheels = closure.wheels
+    # What a build costs is known here, before the first byte of it is fetched.
+    tools.stage(f"lock: {len(wheels)} wheels, {sum(wheel.size for wheel in wheels) / 1e6:,.0f} MB")
     paths = fetch_wheels(
         wheels, tools.store, facts=facts, run=tools.run, offline=tools.offline, on_bytes=tools.on_bytes
     )
@@ -68,7 +65,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
         facts=facts,
         wheels=wheels,
         contests=find_contests(installed),
-        requirements=tuple(universal.splitlines()),
+        requirements=closure.requirements,
         weights=weights,
         adapters=adapters,
     )

@@ -85,8 +85,8 @@ def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> Packa
         "requirements.txt": "".join(f"{line}\n" for line in lock.requirements).encode(),
         "bentofile.yaml": _yaml(_bentofile(spec)),
         "config.yaml": _yaml(_truss_config(spec, lock)),
-        "Dockerfile": text.dockerfile(manifest).encode(),
-        "README.md": text.readme(spec, manifest).encode(),
+        "Dockerfile": text.dockerfile(manifest, lock).encode(),
+        "README.md": text.readme(spec, manifest, lock).encode(),
         ".dockerignore": b"Dockerfile\nREADME.md\n.dockerignore\n",
     }
     if ingredients.chat_template is not None:

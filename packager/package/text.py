@@ -6,18 +6,29 @@ Every value that reaches them passed the spec's grammar (no line breaks), and is
 import json
 import re
 
+from ..lock.lockfile import Lock
 from ..manifest import Manifest
 from ..recipes import RECIPES
 from ..spec.model import ModelSpec
 
 
-def dockerfile(manifest: Manifest) -> str:
+def cpu_builds(lock: Lock) -> str:
+    """`name==version` of what the requirements hold in a build without CUDA, which common indexes lack; else empty."""
+    pins = (line.partition(" ")[0] for line in lock.requirements)
+    return ", ".join(pin for pin in pins if pin.endswith("+cpu"))
+
+
+def dockerfile(manifest: Manifest, lock: Lock) -> str:
     """A Dockerfile for people who build with Docker; it stands on the image that Dockerfile.base builds.
 
     uv comes from an image that holds it at /uv, as Astral publishes one; `Dockerfile.base` has a
     target that makes it too.
     """
     env = "".join(f"ENV {name}={_quoted(value)}\n" for name, value in sorted(manifest.image.env.items()))
+    builds, arguments, options = cpu_builds(lock), "", ""
+    if builds:
+        arguments = f"# The index that has {builds}: --build-arg UV_INDEX=URL\nARG UV_INDEX\n"
+        options = ' "--index-strategy", "unsafe-best-match",'  # what is taken is what has the hash
     return f"""\
 # docker build -t {manifest.name} .
 # BASE: docker build -f Dockerfile.base --target base -t packager-base .   UV: --target uv -t packager-uv
@@ -30,8 +41,8 @@ WORKDIR /app
 COPY requirements.txt /app/requirements.txt
 # Another index than uv's default: --build-arg UV_DEFAULT_INDEX=URL (it stays in the history: no secrets)
 ARG UV_DEFAULT_INDEX
-RUN --mount=type=bind,from=uv,source=/uv,target=/uv \\
-    ["/uv", "pip", "install", "--system", "--break-system-packages", "--no-cache", "--require-hashes", "-r", "/app/requirements.txt"]
+{arguments}RUN --mount=type=bind,from=uv,source=/uv,target=/uv \\
+    ["/uv", "pip", "install", "--system", "--break-system-packages", "--no-cache",{options} "--require-hashes", "-r", "/app/requirements.txt"]
 COPY . /app
 ENV PYTHONPATH=/app/packages
 {env}USER 65532
@@ -58,12 +69,19 @@ def system_packages(spec: ModelSpec) -> list[str]:
     return sorted({*RECIPES[spec.engine.kind].system_packages, *spec.image.system_packages})
 
 
-def readme(spec: ModelSpec, manifest: Manifest) -> str:
+def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
     """One screen: what this folder is and how to run it."""
     weights = manifest.weights
     system = " ".join(system_packages(spec))
     libraries = (
         f"\nOn Debian and Ubuntu that takes `apt-get install {system}`, too; the image has it.\n" if system else ""
+    )
+    builds = cpu_builds(lock)
+    index = (
+        f"\nCommon package indexes lack {builds}: point pip at PyTorch's CPU wheels first (PIP_EXTRA_INDEX_URL or\n"
+        "PIP_FIND_LINKS).\n"
+        if builds
+        else ""
     )
     adapters = f" LoRA adapters, each by its name: {', '.join(manifest.adapters)}." if manifest.adapters else ""
     size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
@@ -79,7 +97,7 @@ Serve it here, with nothing but these requirements (any of):
     pip install --require-hashes -r requirements.txt
     bentoml serve                                                    # from inside this folder
     PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
-{libraries}
+{index}{libraries}
 Ask it:
 
     curl -N localhost:{spec.serving.port}/v1/chat/completions -H 'content-type: application/json' \\

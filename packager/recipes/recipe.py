@@ -54,7 +54,9 @@ class Record:
 class Recipe:
     """The facts of one engine.
 
-    `distribution` is its Python distribution, or None when the engine ships with the runtime.
+    `distribution` is its Python distribution, or None when the engine ships with the runtime. `cpu_distribution` is
+    another build of the same versions that is taken where no GPU is named, with `cpu_overrides`: requirements that
+    replace what anything in the closure asks of a distribution (a marker that is never true leaves it out).
     `default_version` is the version packager was tested with; a spec may pin another.
     `plugins` maps a quantization to the further requirements it needs.
     `companions` are further requirements it always has.
@@ -84,6 +86,8 @@ class Recipe:
     converter: str = ""
     own_code: bool = False
     adapters: bool = False
+    cpu_distribution: str | None = None
+    cpu_overrides: tuple[str, ...] = ()
     floor: int = 0
     floor_source: str = ""
     gpu_note: str = ""
@@ -119,11 +123,12 @@ class Recipe:
         top = [path for path in paths if "/" not in path]
         return tuple(need for need in self.weights if not any(_is(path, need) for path in top))
 
-    def requirements(self, version: str | None, quantization: str) -> tuple[str, ...]:
-        """PEP 508 requirements of the engine at `version` (None: the tested default)."""
-        if self.distribution is None:
+    def requirements(self, version: str | None, quantization: str, *, gpu: bool = False) -> tuple[str, ...]:
+        """PEP 508 requirements of the engine at `version` (None: the tested default), to run on a GPU or without."""
+        name = self.distribution if gpu else self.cpu_distribution or self.distribution
+        if name is None:
             return ()
-        pinned = f"{self.distribution}=={version or self.default_version}"
+        pinned = f"{name}=={version or self.default_version}"
         return (pinned, *self.companions, *self.plugins.get(quantization, ()))
 
 

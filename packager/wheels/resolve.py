@@ -70,20 +70,30 @@ def resolve_image(
         return measure(_choose(packages, facts, base), facts, folder=folder, run=run, pip_env=clients.pip_env)
 
 
-def resolve_universal(requirements: Sequence[str], *, python: str, run: Runner = run_command) -> str:
+def resolve_universal(
+    requirements: Sequence[str],
+    *,
+    python: str,
+    constraints: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    run: Runner = run_command,
+) -> str:
     """`requirements.txt` for every platform and every Python from `python` (`3.11`) on.
 
     Versions with environment markers and the sha256 of every wheel of each; sorted, without hosts or
-    comments, the same bytes for the same answer. Raises ResolveError as `resolve_image` does.
+    comments, the same bytes for the same answer. `constraints` and `overrides` as for the image.
+    Raises ResolveError as `resolve_image` does.
     """
     clients = configured_clients(run)
     with tempfile.TemporaryDirectory(prefix="packager-resolve-") as name:
         # Not `--generate-hashes`: for a folder of wheels that gives the hash of one wheel, whatever its platform.
         options = ["--universal", "--python-version", python, *clients.uv_options]
-        packages = _compile(Path(name), _Asked(requirements), options, clients, run)
+        packages = _compile(Path(name), _Asked(requirements, constraints, overrides), options, clients, run)
         if isinstance(packages, Completed):
             raise explain(packages.stderr, f"CPython {python} and newer", {})
-        entries = sorted((package["name"], _entry(package, python, Path(name))) for package in packages)
+        # Without a wheel for the platforms of its marker (ppc64le, or `never`) nothing could be installed there.
+        named = [package for package in packages if package.get("wheels")]
+        entries = sorted((package["name"], _entry(package, python, Path(name))) for package in named)
     return "".join(entry for _, entry in entries)
 
 
@@ -202,8 +212,8 @@ def _location(wheel: Mapping[str, Any]) -> str:
 def _entry(package: Mapping[str, Any], python: str, folder: Path) -> str:
     """One entry of a hashed requirements file."""
     name = canonicalize_name(package["name"])
-    hashes = {_sha256(wheel, folder) for wheel in package.get("wheels", [])}
-    if not hashes or "" in hashes or "version" not in package:
+    hashes = {_sha256(wheel, folder) for wheel in package["wheels"]}
+    if "" in hashes or "version" not in package:
         raise ResolveError(
             f"the package index gives no sha256 for the wheels of {name}",
             where=name,

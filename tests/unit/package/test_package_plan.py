@@ -175,6 +175,28 @@ class TestTruss:
         assert "libnuma1" in found["system_packages"]
 
 
+class TestBuildsForCpu:
+    """What common indexes lack is said where people install from them."""
+
+    LINES = (
+        "torch==2.13.0 ; sys_platform == 'darwin' \\",
+        "torch==2.13.0+cpu ; sys_platform == 'linux' \\",
+        "    --hash=sha256:0",
+    )
+
+    def test_the_readme_and_the_dockerfile_say_where_from(self):
+        files = planned(make_spec(), requirements=self.LINES).files
+        assert "Common package indexes lack torch==2.13.0+cpu: point pip at" in files["README.md"].decode()
+        dockerfile = files["Dockerfile"].decode()
+        assert "# The index that has torch==2.13.0+cpu: --build-arg UV_INDEX=URL\nARG UV_INDEX\nRUN" in dockerfile
+        assert '"--index-strategy", "unsafe-best-match", "--require-hashes"' in dockerfile
+
+    def test_without_them_nothing_is_said(self):
+        files = planned(make_spec()).files
+        assert b"CPU" not in files["README.md"]
+        assert b"UV_INDEX" not in files["Dockerfile"]
+
+
 class TestDockerfile:
     def test_it_starts_what_the_manifest_says(self):
         text = planned(make_spec(serving={"server": "standalone", "port": 8080})).files["Dockerfile"].decode()

@@ -46,11 +46,20 @@ def test_facts_are_well_formed(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_requirements_pin_the_engine(engine):
     recipe = RECIPES[engine]
-    for asked, expected in ((None, recipe.default_version), ("1.2.3", "1.2.3")):
-        found = [Requirement(line) for line in recipe.requirements(asked, "none")]
-        if recipe.distribution is not None:
-            assert str(found[0]) == f"{recipe.distribution}=={expected}"
-        assert all(one.url is None for one in found)
+    builds = {True: recipe.distribution, False: recipe.cpu_distribution or recipe.distribution}
+    for gpu, name in builds.items():
+        for asked, expected in ((None, recipe.default_version), ("1.2.3", "1.2.3")):
+            found = [Requirement(line) for line in recipe.requirements(asked, "none", gpu=gpu)]
+            if name is not None:
+                assert str(found[0]) == f"{name}=={expected}"
+            assert all(one.url is None for one in found)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_overrides_are_requirements_for_cpu(engine):
+    recipe = RECIPES[engine]
+    assert bool(recipe.cpu_overrides) <= bool(recipe.cpu_distribution)
+    assert all(Requirement(line).marker for line in recipe.cpu_overrides)
 
 
 @pytest.mark.parametrize(

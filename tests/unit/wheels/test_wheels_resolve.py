@@ -183,6 +183,27 @@ def test_universal_requirements(links: Path) -> None:
     assert resolve_universal(["app"], python="3.11") == text
 
 
+def test_universal_leaves_out_what_has_no_wheel_where_it_is_wanted(links: Path) -> None:
+    make_wheel(
+        links, "app", "1.0", requires=["gpu-lib; platform_machine == 'ppc64le'", "gpu-lib; sys_platform == 'never'"]
+    )
+    make_wheel(links, "gpu-lib", "1.0", tag=NATIVE[0])
+    lines = resolve_universal(["app"], python="3.11").splitlines()
+    assert [line for line in lines if "==" in line] == ["app==1.0 \\"]
+
+
+def test_universal_takes_constraints_and_overrides(links: Path) -> None:
+    make_wheel(links, "app", "1.0", requires=["lib", "extra"])
+    for version in ("1.0", "2.0"):
+        make_wheel(links, "lib", version)
+        make_wheel(links, "extra", version)
+    text = resolve_universal(
+        ["app"], python="3.11", constraints=["lib<2"], overrides=["extra==1.0; python_version < '3.12'"]
+    )
+    pins = [line.removesuffix(" \\") for line in text.splitlines() if "==" in line]
+    assert pins == ["app==1.0", "extra==1.0 ; python_full_version < '3.12'", "lib==1.0"]
+
+
 def test_universal_says_what_is_missing(links: Path) -> None:
     with pytest.raises(ResolveError, match="no configured package index has nonesuch"):
         resolve_universal(["nonesuch"], python="3.11")
