@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from ...errors import LoadError, RequestError
 from ..engine import GenerationRequest
 from .chat_template import ChatTemplate, read_chat_template
+from .decode import Detokenizer
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token")
 _MEND = "convert the model again, with tokenizer.json and tokenizer_config.json among its --copy_files"
@@ -24,6 +25,7 @@ class Converted:
     """
 
     tokenizer: Any
+    detokenizer: Detokenizer
     vocabulary: tuple[str, ...]
     ends: frozenset[int]
     first: str
@@ -69,6 +71,7 @@ def read_converted(folder: Path, chat_template: str | None) -> Converted:
     ends = {at for at, token in enumerate(vocabulary) if token == config.get("eos_token")}
     return Converted(
         tokenizer,
+        Detokenizer(tokenizer),
         vocabulary,
         frozenset(ends | _further_ends(folder / "generation_config.json")),
         config.get("bos_token") or vocabulary[0],

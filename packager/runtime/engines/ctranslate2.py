@@ -39,7 +39,6 @@ from . import read_options
 from .calls import Call
 from .converted import Converted, read_converted
 from .cores import physical_cores
-from .decode import Detokenizer
 
 _SAMPLING = frozenset(
     {"max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "logprobs", "ignore_eos"}
@@ -123,7 +122,6 @@ class _Model:
 
     generator: Any
     folder: Converted
-    detokenizer: Detokenizer
     context_length: int
 
 
@@ -138,7 +136,6 @@ def _open(folder: Path, setup: EngineSetup, options: CTranslate2Options) -> _Mod
             inter_threads=setup.slots,
             intra_threads=threads,
         )
-        model = _Model(generator, converted, Detokenizer(converted.tokenizer), options.context_length)
         # A model that is loaded has written a token.
         generator.generate_batch([[converted.vocabulary[0]]], max_length=1, include_prompt_in_result=False)
     except (RuntimeError, ValueError, MemoryError) as error:
@@ -149,7 +146,7 @@ def _open(folder: Path, setup: EngineSetup, options: CTranslate2Options) -> _Mod
             where=str(folder),
             mend=f"convert it again if it is broken; compute types of this machine ({device}): {can}",
         ) from error
-    return model
+    return _Model(generator, converted, options.context_length)
 
 
 def _answer(model: _Model, request: GenerationRequest, call: Call[Delta]) -> Delta:
@@ -158,7 +155,7 @@ def _answer(model: _Model, request: GenerationRequest, call: Call[Delta]) -> Del
         if call.cancelled:
             return Delta("", 0, "abort", Usage(0, 0))
         prompt = model.folder.prompt(request)
-        writer = _Writer(model, request, call)
+        writer = _Writer(model.folder, request, call)
         room = model.context_length - len(prompt)
         if room <= 0:
             raise ContextLengthError(
@@ -209,21 +206,25 @@ def _words(sampling: SamplingParams, limit: int, vocabulary: int) -> dict[str, A
 
 
 class _Writer:
-    """Makes Deltas of the library's steps, in the thread of the worker that computes them."""
+    """Makes Deltas of the library's steps, in the thread of the worker that computes them.
 
-    __slots__ = ("_call", "_held", "_logprobs", "_met", "_model", "_reason", "_stop", "_text", "_written", "ends")
+    It must not hold the generator: the library drops its callback in that thread, some time after the answer,
+    and a generator that goes there waits for its own thread, which aborts the process.
+    """
 
-    def __init__(self, model: _Model, request: GenerationRequest, call: Call[Delta]) -> None:
+    __slots__ = ("_call", "_folder", "_held", "_logprobs", "_met", "_reason", "_stop", "_text", "_written", "ends")
+
+    def __init__(self, folder: Converted, request: GenerationRequest, call: Call[Delta]) -> None:
         self._call = call
-        self._model = model
-        self._text = model.detokenizer.stream()
+        self._folder = folder
+        self._text = folder.detokenizer.stream()
         self._stop = StopText(request.sampling.stop)
         self._held = HeldLogprobs()
         self._logprobs = request.sampling.logprobs
         self._reason: FinishReason = "abort"
         self._met = False
         self._written = 0
-        self.ends = frozenset[int]() if request.sampling.ignore_eos else model.folder.ends
+        self.ends = frozenset[int]() if request.sampling.ignore_eos else folder.ends
 
     def on_step(self, step: Any) -> bool:
         """Called by the library after every token; True stops it."""
@@ -253,12 +254,12 @@ class _Writer:
         return Delta(text + self._stop.rest(), 0, self._reason, usage, self._held.rest())
 
     def _likely(self, step: Any, count: int) -> TokenLogprob:
-        token_bytes = self._model.detokenizer.token_bytes
+        token_bytes = self._folder.detokenizer.token_bytes
         token = Likely(token_bytes(step.token_id), step.log_prob)
         if not count:
             return TokenLogprob(token)
         logits = step.logits.to(ctranslate2.DataType.float32).to_device(ctranslate2.Device.cpu)
-        scores = np.asarray(logits)[0, : len(self._model.folder.vocabulary)]
+        scores = np.asarray(logits)[0, : len(self._folder.vocabulary)]
         best = np.argpartition(-scores, count - 1)[:count]
         best = best[np.argsort(-scores[best], kind="stable")]
         logprobs = scores[best] - scores[step.token_id] + step.log_prob
