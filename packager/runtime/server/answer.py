@@ -38,7 +38,7 @@ def _submit(supervisor: Supervisor, requests: Sequence[GenerationRequest]) -> li
         names = facts.features.adapters
         asked = requests[0].adapter
         if asked is not None and asked not in names:
-            here = ", ".join([facts.model, *names])
+            here = ", ".join([supervisor.manifest.name, *names])
             raise HttpError(404, f"the model {asked!r} does not exist here; this server has {here}", where="model")
         most = min(facts.slots, supervisor.manifest.serving.max_concurrency) + supervisor.manifest.serving.max_queue
         if len(requests) > most:
