@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Literal
 
 import click
 from pydantic_core import PydanticCustomError
@@ -29,10 +28,47 @@ weights:
   # chat_template: chat.jinja   # default: the one in the GGUF file
 """
 
+_TRANSFORMERS = """\
+engine:
+  kind: transformers            # Hugging Face transformers; runs on CPU too
+  # context_length: 4096        # tokens of prompt and answer; default: what the model was trained for
+  # dtype: bfloat16             # default: the weights' own
+weights:
+  source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # chat_template: chat.jinja   # default: the one in the weights
+# quantization: nf4             # int8, int4 or nf4: made of plain weights when they are loaded
+# hardware: {gpu: a100-40gb}    # default: none, then torch is built for CPU
+"""
+
+_VLLM = """\
+engine:
+  kind: vllm
+  # context_length: 4096        # tokens of prompt and answer; default: what the model was trained for
+  # gpu_memory: 0.9             # share of the GPU's memory that the engine may take
+  # max_lora_rank: 16           # the largest rank among the adapters
+weights:
+  source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # adapters: [{name: tuned, source: file://lora}]
+  # chat_template: chat.jinja   # default: the one in the weights
+# hardware: {gpu: a100-40gb}    # default: none, then a third party's build for CPU
+"""
+
+_CTRANSLATE2 = """\
+engine:
+  kind: ctranslate2
+  # context_length: 4096        # tokens of prompt and answer; default: 2048
+  # compute_type: int8          # default: what the folder was converted to
+weights:
+  source: file://model          # what ct2-transformers-converter wrote, with tokenizer.json beside it
+  # chat_template: chat.jinja   # default: the one in the weights
+"""
+
 _ECHO = """\
 engine:
   kind: echo                    # streams the prompt back: for trials without a model
 """
+
+_FOLDER = "put the model's folder beside it as model/, then"
 
 _TAIL = """\
 serving:
@@ -46,25 +82,32 @@ image:
   python_packages: []           # Python requirements to add
 """
 
-ENGINES: dict[str, str] = {"llama_cpp": _LLAMA_CPP, "echo": _ECHO}
+ENGINES: dict[str, tuple[str, str]] = {
+    "llama_cpp": (_LLAMA_CPP, "put model.gguf beside it, then"),
+    "transformers": (_TRANSFORMERS, _FOLDER),
+    "vllm": (_VLLM, _FOLDER),
+    "ctranslate2": (_CTRANSLATE2, _FOLDER),
+    "echo": (_ECHO, "next:"),
+}
+"""Engine -> its part of the spec, and what to do before the first build."""
 
 
 @click.command()
 @click.argument("folder", metavar="NAME|FOLDER", type=click.Path(path_type=Path))
 @click.option("--engine", type=click.Choice(list(ENGINES)), default="llama_cpp", show_default=True, help="The engine.")
 @click.pass_obj
-def command(console: Console, folder: Path, engine: Literal["llama_cpp", "echo"]) -> None:
+def command(console: Console, folder: Path, engine: str) -> None:
     """Write a commented spec to start from.
 
     It goes to FOLDER/packager.yaml; the folder's name becomes the model's. Nothing is overwritten.
     """
     name = _name(folder)
-    text = "".join(part.replace("{name}", name) for part in (_HEAD, ENGINES[engine], _TAIL))
+    part, first = ENGINES[engine]
+    text = "".join(one.replace("{name}", name) for one in (_HEAD, part, _TAIL))
     path = folder / SPEC_NAME
     _write_new(path, text)
     console.result(str(path))
-    mend = "put model.gguf beside it, then" if engine == "llama_cpp" else "next:"
-    console.say(f"{mend} `packager build {shlex.quote(str(folder))}`")
+    console.say(f"{first} `packager build {shlex.quote(str(folder))}`")
 
 
 def _name(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """`init`, `schema` and `catalog`, through the command line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ import yaml
 
 from packager.catalog import catalog, find
 from packager.cli.app import main
+from packager.cli.init import ENGINES
 from packager.errors import SpecError
+from packager.lock.check import check
+from packager.recipes import RECIPES
 from packager.spec import json_schema, load_spec
 
 
@@ -18,7 +22,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("engine", ["llama_cpp", "echo"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["my-model", "123", "true", "1.5", "null"])
 def test_init_writes_a_spec_that_is_right_as_it_stands(folder, capsys, engine, name):
     assert main(["init", f"models/{name}", "--engine", engine]) == 0
@@ -29,15 +33,26 @@ def test_init_writes_a_spec_that_is_right_as_it_stands(folder, capsys, engine, n
     assert (spec.name, spec.engine.kind) == (name, engine)
 
 
-def test_what_init_comments_out_is_right_too(folder):
-    assert main(["init", "x"]) == 0
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_init_comments_out_is_right_too(folder, engine):
+    assert main(["init", "x", "--engine", engine]) == 0
     path = folder / "x" / "packager.yaml"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines))
-    spec = load_spec(path).spec
-    assert spec.engine.context_length == 4096
-    assert spec.weights.chat_template == "chat.jinja"
-    assert spec.image.tag == "v1"
+    head, *lines = path.read_text().splitlines()
+    text = "\n".join(re.sub(r"^( *)# ", r"\1", line) for line in lines)
+    assert text.count("#") < "\n".join(lines).count("#")
+    path.write_text(f"{head}\n{text}")
+    file = load_spec(path)
+    check(file)
+    assert file.spec.image.tag == "v1"
+    if engine != "echo":
+        assert file.spec.engine.context_length == 4096
+        assert file.spec.weights.chat_template == "chat.jinja"
+    if engine in ("transformers", "vllm"):
+        assert file.spec.hardware.gpu == "a100-40gb"
+
+
+def test_init_has_every_engine():
+    assert set(ENGINES) == set(RECIPES)
 
 
 def test_init_overwrites_nothing(folder, capsys):
