@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,18 +47,14 @@ def arrivals(count: int, rate: float | None, burstiness: float, seed: int) -> li
     """Seconds after the start at which each request is due; all at once without a rate.
 
     As in vLLM's `bench serve`: gaps from a gamma distribution with shape `burstiness` (1: a Poisson process,
-    below: in bursts, above: more evenly) and mean 1 / `rate`, then scaled so that the last is due at `count` / `rate`.
+    below: in bursts, above: more evenly), scaled so that the last request is due at `count` / `rate`.
     """
     if rate is None:
         return [0.0] * count
     draw = random.Random(seed)  # noqa: S311 -- no secret
-    due = list(itertools.accumulate(draw.gammavariate(burstiness, 1 / (rate * burstiness)) for _ in range(count)))
-    return _scaled(due, count / rate)
-
-
-def _scaled(due: Sequence[float], last: float) -> list[float]:
-    factor = last / due[-1] if due and due[-1] else 1.0
-    return [at * factor for at in due]
+    due = list(itertools.accumulate(draw.gammavariate(burstiness, 1.0) for _ in range(count)))
+    scale = count / rate / due[-1]
+    return [at * scale for at in due]
 
 
 def _question(number: int, line: str, max_tokens: int) -> Question:

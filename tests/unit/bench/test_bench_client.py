@@ -6,6 +6,8 @@ benchmarks/client.py shows how near to that a real clock comes.
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -67,6 +69,10 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, dict]:
     return head, json.loads(await reader.readexactly(int(length.partition(b":")[2])))
 
 
+LEAVE, RESET = b"", b"RST"
+"""Instead of a piece: the server closes the connection, or ends it as a machine that has crashed does."""
+
+
 class Server:
     """Answers each request with the pieces as they are; `requests` are what came."""
 
@@ -84,7 +90,10 @@ class Server:
             for after, data in self.pieces:
                 self.clock.now = came + after
                 self.clock.taken.clear()
-                if not data:
+                if data in (LEAVE, RESET):
+                    if data == RESET:
+                        linger = struct.pack("ii", 1, 0)
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     return
                 writer.write(data)
                 await self.clock.taken.wait()
@@ -183,23 +192,36 @@ def status(line: bytes, body: bytes, more: bytes = b"") -> Pieces:
     return [(1.0, b"HTTP/1.1 %s\r\ncontent-length: %d\r\n%s\r\n%s" % (line, len(body), more, body))]
 
 
+async def test_lines_may_end_as_in_http():
+    events = (text("a") + text("b", "stop") + DONE).replace(b"\n", b"\r\n")
+    found = await measured([(0.5, HEAD), (1.0, chunk(events) + b"0\r\n\r\n")])
+    assert (found.text, found.failure) == ("ab", None)
+
+
+async def test_usage_may_come_with_every_event():
+    told = event({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+    found = await measured([(0.5, HEAD), (1.0, chunk(told, text("", "stop"), DONE) + b"0\r\n\r\n")])
+    assert (found.prompt_tokens, found.output_tokens, found.failure) == (7, 3, None)
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("pieces", "kind", "said"),
         [
             (status(b"429 Too Many Requests", b"busy", b"Retry-After: 3\r\n"), "overloaded", "429 (Retry-After: 3): busy"),
             (status(b"503 Service Unavailable", b"draining"), "status", "503: draining"),
-            ([(1.0, b"")], "connection", "the server closed the connection before"),
+            ([(1.0, LEAVE)], "connection", "the server closed the connection before"),
             ([(1.0, b"not HTTP\r\n\r\n")], "connection", "illegal status line"),
-            ([(1.0, HEAD + chunk(text("a"))), (2.0, b"")], "broken", "the server closed the connection before"),
-            ([(1.0, HEAD + chunk(text("a", "stop"), DONE)), (2.0, b"")], "broken", "the server closed the connection before"),
+            ([(1.0, HEAD + chunk(text("a"))), (2.0, LEAVE)], "broken", "the server closed the connection before"),
+            ([(1.0, HEAD + chunk(text("a"))), (2.0, RESET)], "broken", "the server closed the connection before"),
+            ([(1.0, HEAD + chunk(text("a", "stop"), DONE)), (2.0, LEAVE)], "broken", "the server closed the connection before"),
             ([(1.0, HEAD + chunk(text("a", "stop")) + b"0\r\n\r\n")], "broken", "after 1 events without [DONE]"),
             ([(1.0, HEAD + chunk(text("a"), DONE) + b"0\r\n\r\n")], "broken", "without a finish reason"),
             ([(1.0, HEAD + b"0\r\n\r\n")], "broken", "after 0 events without a finish reason"),
             ([(1.0, HEAD + chunk(text("a", "abort"), DONE) + b"0\r\n\r\n")], "broken", "the finish reason 'abort'"),
             ([(1.0, HEAD + chunk(b"data: {oops\n\n") + END)], "broken", "an event of another form"),
             ([(1.0, HEAD + chunk(event([1])) + END)], "broken", "an event of another form"),
-            ([(1.0, HEAD + chunk(event({"error": {"code": "engine"}}))), (2.0, b"")], "broken", '{"code": "engine"}'),
+            ([(1.0, HEAD + chunk(event({"error": {"code": "engine"}}))), (2.0, LEAVE)], "broken", '{"code": "engine"}'),
         ],
     )  # fmt: skip
     async def test_each_has_its_kind_and_says_why(self, pieces, kind, said):
