@@ -287,6 +287,25 @@ class TestRequests:
             assert [(await client.ask(number, QUESTION)).failure for number in range(2)] == [None] * 2
             assert server.connections == 2
 
+    async def test_nor_one_that_it_has_ended_since(self):
+        leave, left = asyncio.Event(), asyncio.Event()
+
+        async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(HEAD + END)
+            await leave.wait()
+            writer.write_eof()
+            await reader.read()  # until the client has closed it too
+            left.set()
+
+        async with listening(once) as origin:
+            client = Client(Target(origin, "completions", "m"))
+            assert (await client.ask(0, QUESTION)).failure is None
+            leave.set()
+            await left.wait()
+            assert (await client.ask(1, QUESTION)).failure is None
+            client.close()
+
     @pytest.mark.parametrize(
         "url",
         ["127.0.0.1:80", "ftp://x", "http://", "http://a/?q", "http://u@a", "http://a:b", "http://a/b c", "http://a/é"],
