@@ -26,12 +26,9 @@ def check(file: SpecFile) -> None:
 def _quantization(file: SpecFile) -> tuple[Problem, ...]:
     spec = file.spec
     recipe, word = RECIPES[spec.engine.kind], spec.quantization
-    if word == "none":
-        return ()
-    row = recipe.format("quantization", word)
-    if row is not None:
-        return too_old(file, f"`quantization: {word}` on {recipe.engine}", row.floor)
     can = recipe.quantizations
+    if word in can:
+        return ()
     mend = (
         f"use one of: {', '.join(can)}" if len(can) > 1 else "leave it out: this engine takes the weights as they are"
     )
@@ -64,26 +61,23 @@ def _engine_on_gpu(file: SpecFile) -> tuple[Problem, ...]:
 
 
 def _formats(file: SpecFile) -> tuple[Problem, ...]:
-    """The engine's number formats, on this GPU or on CPU."""
-    spec, found = file.spec, []
+    """The number formats that the spec asks for, on this GPU or on CPU."""
+    spec, gpu, found = file.spec, gpu_of(file.spec), []
     recipe = RECIPES[spec.engine.kind]
-    for option in (one for one in recipe.formats if one not in ("quantization", "weights")):
-        value = getattr(spec.engine, option)
-        row = recipe.format(option, value)
-        if row is None:  # auto
+    for option, rows in recipe.formats.items():
+        keys = ("quantization",) if option == "quantization" else ("engine", option)
+        value = spec.quantization if option == "quantization" else getattr(spec.engine, option, None)
+        row = recipe.format(option, value) if value else None
+        if row is None:  # `auto`, `none`, or what only the weights say
             continue
-        where, who = file.where("engine", option), f"`{option}: {value}` on {recipe.engine}"
-        gpu = gpu_of(spec)
-        others = [one for one in recipe.formats[option] if one is not row]
+        where, who = file.where(*keys), f"`{option}: {value}` on {recipe.engine}"
         if spec.hardware.gpu is None and not row.cpu:
-            instead = ", ".join(["auto", *(one.name for one in others if one.cpu)])
-            found.append(
-                Problem(f"{who} needs a GPU", where, f"name one in `hardware.gpu`, or write one of: {instead}")
-            )
+            fits = [one.name for one in rows if one.cpu]
+            mend = f"name one in `hardware.gpu`, or write one of: {', '.join(['auto', *fits])}"
+            found.append(Problem(f"{who} needs a GPU", where, mend))
         elif gpu is not None and gpu.capability >= recipe.floor:
-            fits = [one.name for one in others if one.floor <= gpu.capability]
-            instead = f"write `{option}: {fits[0]}`" if fits else ""
-            found += too_old(file, who, row.floor, where=where, instead=instead)
+            fits = [one.name for one in rows if one.floor <= gpu.capability]
+            found += too_old(file, who, row.floor, where=where, instead=f"write `{option}: {fits[0]}`" if fits else "")
     return tuple(found)
 
 

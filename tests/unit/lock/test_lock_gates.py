@@ -221,6 +221,7 @@ class TestCheck:
             ("kind: ctranslate2, compute_type: int8_float16", [gpu("v100")]),
             ("kind: llama_cpp, gpu_layers: 20, kv_cache: q8_0", [gpu("p40")]),
             ("kind: llama_cpp, kv_cache: f16, flash_attention: 'off'", []),
+            ("kind: llama_cpp", ["serving: {max_concurrency: 256}"]),
         ],
     )
     def test_passed(self, spec, engine, more):
@@ -452,6 +453,8 @@ class TestWeights:
             ("kind: vllm", [], facts(architecture="PhiForCausalLM")),
             ("kind: vllm", [], ModelFacts()),
             ("kind: vllm", [], facts("awq")),
+            ("kind: vllm", [gpu("l4")], facts("fp8", dtype="bfloat16")),
+            ("kind: vllm", [gpu("a100-40gb")], facts("mxfp4", dtype="bfloat16")),
             ("kind: vllm", ["quantization: awq"], facts("awq")),
             ("kind: vllm", ["quantization: gptq"], facts("gptq_marlin")),
             ("kind: vllm", ["quantization: fp8"], facts()),
