@@ -1,4 +1,4 @@
-"""Make the engines' environments, and run the conformance suite in each.
+"""Make the engines' environments, and run the conformance suite and the adapters' own tests in each.
 
     python .ci/engines.py make|test [ENGINE ...]
 
@@ -51,6 +51,7 @@ def test(engine: str) -> int:
         "-m",
         "pytest",
         "tests/conformance",
+        "tests/unit/runtime/engines",
         "-o",
         "filterwarnings=default",
         "-p",
