@@ -1,4 +1,4 @@
-"""What a streamed token costs the server: packager's app against BentoML's own streaming API and others.
+"""What a streamed token costs the server: packager against BentoML's own streaming API, Truss's server and FastAPI.
 
 All servers stream the same mock engine in their own process (packager's echo, without delay), pinned to one core;
 the client has another one. A server's cost is the processor time of its process tree, so a busy machine disturbs
@@ -14,25 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from measure import ROOT, BenchmarkError, describe, machine, ratio, run, table, tree_cpu
+from measure import BenchmarkError, describe, machine, ratio, table, tree_cpu
+from serving_servers import BASE, CEILING, LEAST, Server, servers
 from streams import Ran, StreamError, first_tokens, request, run_streams
 
-sys.path.insert(0, str(ROOT))
-
-from packager.manifest import MANIFEST_PATH, EngineManifest, Manifest, ServingManifest
-
-_PEERS = Path(__file__).resolve().parent / "serving_peers"
 _START_SECONDS = 120.0
 _SERVER_CORE, _CLIENT_CORE = 0, 1
 _SOLO_TOKENS = 4
 """Of an answer whose first token is timed: what comes after it would keep the client busy."""
-_BASE, _LEAST, _CEILING = "BentoML's own streaming API", "raw ASGI, uvicorn", "(client alone)"
-_OURS_BENTO, _OURS = "packager under `bentoml serve`", "packager's own runner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +37,6 @@ class Load:
     tokens: int
     seconds: float
     solo: int
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """How to start one: `{port}` and `{events}` stand for themselves. `extra` events come after the tokens."""
-
-    name: str
-    argv: Sequence[str]
-    path: str
-    body: Mapping[str, object] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    extra: int = 1
 
 
 @dataclass(slots=True)
@@ -77,10 +59,10 @@ class Running:
         self.question, self.solo_question = self._question(load.tokens), self._question(_SOLO_TOKENS)
         self._log = work / f"{self.port}.log"
         argv = [part.format(port=self.port, events=self.events) for part in server.argv]
-        path = os.pathsep.join([str(ROOT), str(_PEERS)])
-        env = {**os.environ, "PYTHONPATH": path, "PACKAGER_CACHE": str(work / "cache"), "BENTOML_DO_NOT_TRACK": "true"}
+        own = {"PACKAGER_CACHE": str(work / "cache"), "BENTOML_DO_NOT_TRACK": "true"}
+        own |= {name: value.format(port=self.port) for name, value in server.env.items()}
         with self._log.open("wb") as log, pinned(_SERVER_CORE):
-            self.process = subprocess.Popen(argv, cwd=_PEERS, env=env | server.env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(argv, cwd=server.cwd, env=os.environ | own, stdout=log, stderr=log)
 
     def _question(self, tokens: int) -> bytes:
         body = {"prompt": " ".join(["word"] * tokens), **self.server.body}
@@ -104,7 +86,7 @@ class Running:
                 time.sleep(0.2)
 
     def one_round(self) -> None:
-        if self.server.name != _CEILING:
+        if self.server.name != CEILING:
             self.results.first += first_tokens(self.port, self.solo_question, self.solo_events, self.load.solo)
         before = tree_cpu(self.process.pid)
         ran = run_streams(self.port, self.question, self.events, self.load.streams, self.load.seconds)
@@ -128,58 +110,10 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, set(cores))
 
 
-def servers(package: Path, fastapi: Path | None) -> list[Server]:
-    """All that are compared, the base first."""
-    bento = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
-    quick = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--host", "127.0.0.1", "--port", "{port}"]
-    stream = {"stream": True}
-    listed = [
-        Server(_BASE, [*bento, "bento:Service"], "/generate", env={"TRACED": "yes"}),
-        Server(f"{_BASE}, spans left out", [*bento, "bento:Service"], "/generate", env={"TRACED": "no"}),
-        Server(_OURS_BENTO, [*bento, "ours:Service"], "/predict", stream, {"PACKAGE": str(package)}, 2),
-        Server(_LEAST, [sys.executable, "-m", "uvicorn", "raw:app", *quick], "/generate"),
-        Server(
-            _OURS,
-            [sys.executable, "-m", "packager.runtime", "serve", str(package), "--port", "{port}"],
-            "/predict",
-            stream,
-            extra=2,
-        ),
-        Server(_CEILING, [sys.executable, "blast.py", "{port}", "{events}"], "/"),
-    ]
-    if fastapi is not None:
-        listed.insert(2, Server("FastAPI, pydantic", [str(fastapi), "-m", "uvicorn", "fast:app", *quick], "/generate"))
-    return listed
-
-
-def make_package(folder: Path, slots: int) -> Path:
-    """As little of a package as the runtime needs: its manifest."""
-    serving = ServingManifest("bentoml", "packager", 3000, slots, slots, 10)
-    manifest = Manifest("bench", "0", EngineManifest("echo", "1", {}), None, serving)
-    path = folder / MANIFEST_PATH
-    path.parent.mkdir(parents=True)
-    path.write_bytes(manifest.to_bytes())
-    return folder
-
-
-def fastapi_python(folder: Path) -> Path | None:
-    """An environment with FastAPI; None when it cannot be had."""
-    packages = ["fastapi", "uvicorn", "uvloop", "httptools", "orjson"]
-    python = folder / "bin/python"
-    uv = [sys.executable, "-m", "uv"]
-    try:
-        run([*uv, "venv", "--quiet", "--python", sys.executable, folder])
-        run([*uv, "pip", "install", "--quiet", "--python", python, *packages])
-    except BenchmarkError as error:
-        print(f"no FastAPI: {error}", file=sys.stderr)
-        return None
-    return python
-
-
 def report(runs: Sequence[Running]) -> str:
     """The table, ratios first."""
     by_name = {each.server.name: each.results for each in runs}
-    base, least = by_name[_BASE], by_name[_LEAST]
+    base, least = by_name[BASE], by_name[LEAST]
     rows = []
     for name, results in by_name.items():
         median = statistics.median(results.per_core)
@@ -229,7 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of one server in one round")
     parser.add_argument("--solo", type=int, default=50, help="answers a round, alone, for the time to the first token")
     parser.add_argument("--only", default="", help="servers whose names hold this text, and those they are compared to")
-    parser.add_argument("--no-fastapi", action="store_true")
+    parser.add_argument("--no-environment", action="store_true", help="leave out Truss and FastAPI")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single round there")
     return parser.parse_args()
 
@@ -242,10 +176,9 @@ def main() -> None:
     facts = machine()
     with tempfile.TemporaryDirectory(prefix="packager-bench-") as name, ExitStack() as stack:
         work = Path(name)
-        fastapi = None if options.no_fastapi else fastapi_python(work / "fastapi")
         runs = []
-        for server in servers(make_package(work / "package", load.streams), fastapi):
-            if options.only in server.name or server.name in (_BASE, _LEAST):
+        for server in servers(work, load.streams, environment=not options.no_environment):
+            if options.only in server.name or server.name in (BASE, LEAST):
                 runs.append(Running(server, work, load))
                 stack.callback(runs[-1].stop)
         stack.enter_context(pinned(_CLIENT_CORE))

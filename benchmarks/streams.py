@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _EVENT = b"data: "
 _END = b"\r\n0\r\n\r\n"
 """The end of a chunked answer, after the last chunk's own bytes."""
+_STATUS = b"HTTP/1.1 200 "
 _RECEIVE = 1 << 18
 
 
@@ -102,7 +103,9 @@ def first_tokens(port: int, question: bytes, events: int, count: int) -> Sequenc
         begun = time.perf_counter()
         stream.ask()
         select.select([stream.socket], [], [])
-        while _EVENT not in stream.socket.recv(_RECEIVE, socket.MSG_PEEK):
+        while _EVENT not in (seen := stream.socket.recv(_RECEIVE, socket.MSG_PEEK)):
+            if not seen.startswith(_STATUS):
+                raise StreamError(f"no stream but {seen[:300]!r}")
             time.sleep(0)  # the head alone is there
         times.append(time.perf_counter() - begun)
         while not stream.take():
