@@ -23,6 +23,10 @@ NOW = {"type": "function", "function": {"name": "now", "parameters": NOTHING}}
 CALLING = ["Let me look. ", "<tool_call>", "\n", '{"name": "', "get_weather", '", "arguments": {"city": "']
 CALLING += ["Paris", '"}}', "\n</tool_call>"]
 QUESTION = (Message("user", "how is the weather?"),)
+THINKING_TEMPLATE = TOOL_TEMPLATE.replace(
+    "{% else %}{{ message.role }}: ",
+    "{% else %}{{ message.role }}: {% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}",
+)
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 
 
@@ -93,7 +97,7 @@ async def test_a_model_that_does_not_call(tmp_path):
 async def test_without_a_choice_to_call_the_text_is_what_the_model_wrote(tmp_path):
     """No tools, or none allowed: nothing of the text is taken for a call, or for thoughts."""
     script = ["<think>", "hm", "</think>", *CALLING]
-    async with started(write_scripted_gguf(tmp_path / "a.gguf", script)) as (engine, _):
+    async with started(write_scripted_gguf(tmp_path / "a.gguf", script), THINKING_TEMPLATE) as (engine, _):
         for tools in (None, Tools((WEATHER,), "none")):
             deltas = await chat(engine, tools=tools)
             assert (text_of(deltas), deltas[-1].finish_reason) == ("".join(script), "stop")
