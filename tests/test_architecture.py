@@ -65,6 +65,7 @@ EFFECTS = {
 # Borders that hand on whatever comes, and may therefore catch it without raising.
 BORDERS = {
     "cli/app.py": "turns every failure into words and an exit code",
+    "runtime/engines/transformers_batching.py": "a failed forward, whatever it is, goes to the streams that wait for it",
     "runtime/supervise.py": "an engine that fails to start, however, is a failed load: state, log, exit code",
     "runtime/threads.py": "carries a thread's failure to the event loop that awaits it",
 }
@@ -205,6 +206,7 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
     adapters += ("engines/vllm.py", "engines/vllm_process.py", "engines/vllm_requests.py")
     optional = (*adapters, "server/bento.py", "__main__.py")
     modules = [path for path in runtime_files() if path.endswith(".py") and not path.endswith(optional)]
+    modules = [path for path in modules if "engines/transformers" not in path]
     names = [f"elsewhere.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__") for path in modules]
     code = (
         "import importlib, sys\n"
@@ -223,7 +225,8 @@ def test_the_container_side_needs_only_what_its_packages_require() -> None:
     from packager.recipes.servers import REQUIREMENTS
 
     distribution = {"prometheus_client": "prometheus-client"}
-    engines = {"xllamacpp", "bentoml", "ctranslate2", "tokenizers", "jinja2", "vllm"}  # and their recipes' companions
+    # And their recipes' companions.
+    engines = {"xllamacpp", "bentoml", "ctranslate2", "tokenizers", "jinja2", "vllm", "transformers", "torch"}
     named = {requirement.split(">")[0] for requirement in REQUIREMENTS["standalone"]}
     for name in [name for name in MODULES if name.startswith(("runtime/", "weights/"))]:
         for node in ast.walk(TREES[name]):

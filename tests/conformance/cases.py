@@ -26,7 +26,7 @@ class Case:
     """One engine with one model.
 
     `weights` names the model: empty for none, `tiny` and `hello` are GGUF files, else an architecture of
-    fakes.models, which `ctranslate2` gets converted (`NAME-int8`: to int8). `slow` are options that make it slow
+    fakes.models, which `ctranslate2` gets converted (`NAME-int8`: to int8); `prequantized` is a saved NF4 model. `slow` are options that make it slow
     enough to be caught in the middle. `starts` is how often it is started and stopped in a row. With `whole` false
     it only runs the tests of text: one model of an engine proves the rest. `process` is a word of the command line
     of the engine's own process, where it has one.
@@ -56,6 +56,7 @@ class Case:
 
 _LLAMA_CPP = {"context_length": CONTEXT, "threads": 1}
 _CTRANSLATE2 = {"context_length": CONTEXT, "threads": 1}
+_TRANSFORMERS = {"threads": 1}
 _VLLM = {"context_length": CONTEXT, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
 ALL = [
     Case("echo", "packager", {"context_length": CONTEXT}, {"delay_ms": 20}),
@@ -65,6 +66,14 @@ ALL = [
     Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="llama-int8", whole=False),
     Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="mistral", whole=False),
     Case("ctranslate2", "ctranslate2", _CTRANSLATE2, weights="qwen2", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="llama", starts=3),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="mistral", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="qwen2", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="phi", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="llama", quantization="int8", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="llama", quantization="int4", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="llama", quantization="nf4", whole=False),
+    Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="prequantized", whole=False),
     Case("vllm", "vllm", _VLLM, weights="llama", starts=1, process="EngineCore"),
     Case("vllm", "vllm", _VLLM, weights="mistral", whole=False),
     Case("vllm", "vllm", _VLLM, weights="qwen2", whole=False),
@@ -91,6 +100,10 @@ def make_weights(name: str, kind: str, root: Path) -> Path | None:
         folder, (shape, _, quantization) = root / f"converted-{name}", name.partition("-")
         source = make_weights(shape, "", root)
         return folder if folder.exists() else convert(source, folder, quantization or "float32")
+    if name == "prequantized":
+        from fakes.quantized import quantize
+
+        return quantize(make_weights("llama", "", root), root / name)
     folder = root / name
     if not (folder / "config.json").exists():
         write_model(folder, name, context_length=CONTEXT)

@@ -1,6 +1,6 @@
 """What an engine's own library answers, greedy, without our adapter: a program, so that two engines never share a process.
 
-python direct.py KIND WEIGHTS TOKENS CONTEXT PROMPT    prints {"text": ..., "tokens": COUNT}
+python direct.py KIND WEIGHTS TOKENS CONTEXT PROMPT [QUANTIZATION]    prints {"text": ..., "tokens": COUNT}
 """
 
 import json
@@ -55,14 +55,34 @@ def vllm(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int
     return answer.outputs[0].text, len(answer.outputs[0].token_ids)
 
 
-ENGINES: dict[str, Callable[[Path, int, int, str], tuple[str, int]]] = {
+def transformers(weights: Path, count: int, _context: int, prompt: str, quantization: str = "") -> tuple[str, int]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    torch.set_num_threads(1)
+    kinds = {
+        "int8": {"load_in_8bit": True},
+        "int4": {"load_in_4bit": True},
+        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    }
+    words = {"quantization_config": BitsAndBytesConfig(**kinds[quantization])} if quantization else {}
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    model = AutoModelForCausalLM.from_pretrained(weights, **words)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    (answer,) = model.generate(**inputs, max_new_tokens=count, do_sample=False)
+    written = answer[inputs["input_ids"].shape[1] :]
+    return tokenizer.decode(written, skip_special_tokens=True), len(written)
+
+
+ENGINES: dict[str, Callable[..., tuple[str, int]]] = {
     "echo": echo,
     "llama_cpp": llama_cpp,
     "ctranslate2": ctranslate2,
+    "transformers": transformers,
     "vllm": vllm,
 }
 
 if __name__ == "__main__":
-    kind, weights, count, context, prompt = sys.argv[1:]
-    text, tokens = ENGINES[kind](Path(weights), int(count), int(context), prompt)
+    kind, weights, count, context, prompt, *quantization = sys.argv[1:]
+    text, tokens = ENGINES[kind](Path(weights), int(count), int(context), prompt, *quantization)
     print(json.dumps({"text": text, "tokens": tokens}))

@@ -80,6 +80,7 @@ async def test_the_text_is_the_engines_own(engine: Engine, case: Case, models: P
     weights = make_weights(case.weights, case.kind, models)
     script = Path(__file__).with_name("direct.py")
     argv = [sys.executable, str(script), case.kind, str(weights or ""), "24", str(CONTEXT), PROMPT]
+    argv += [case.quantization] if case.quantization != "none" else []
     process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE)
     printed, _ = await process.communicate()
     assert process.returncode == 0

@@ -48,13 +48,10 @@ class Defaults:
 
 
 class Choice:
-    """How one request chooses its tokens, and what it has chosen so far."""
+    """How one request chooses its tokens, and what it has chosen so far. Lives on the thread that computes."""
 
-    __slots__ = ("_counts", "_frequency", "_generator", "_min_p", "_presence", "_repetition", "_seen", "_temperature")
-    __slots__ += ("_top_k", "_top_p", "logprobs")
-
-    def __init__(self, sampling: SamplingParams, defaults: Defaults) -> None:
-        self.logprobs = sampling.logprobs
+    def __init__(self, sampling: SamplingParams, defaults: Defaults, prompt: Sequence[int], logits: Any) -> None:
+        """`logits` are those of the first token: they say how many tokens there are, and where to compute."""
         self._top_p = _given(sampling.top_p, defaults.top_p)
         self._top_k = _given(sampling.top_k, defaults.top_k)
         self._min_p = _given(sampling.min_p, defaults.min_p)
@@ -64,41 +61,26 @@ class Choice:
         self._repetition = _given(sampling.repetition_penalty, defaults.repetition_penalty)
         self._presence = sampling.presence_penalty or 0.0
         self._frequency = sampling.frequency_penalty or 0.0
-        self._generator: torch.Generator | None = None
-        self._counts: torch.Tensor | None = None
-        self._seen: torch.Tensor | None = None
-
-    def begin(self, prompt: Sequence[int], vocabulary: int, device: Any, seed: int | None) -> None:
-        """Before the first token, on the thread that computes: make what lives on the device."""
+        self._logprobs = sampling.logprobs
+        self._counts = self._seen = self._generator = None
         if not self.greedy:
-            self._generator = torch.Generator(device)
-            if seed is None:
-                self._generator.seed()
-            else:
-                self._generator.manual_seed(seed % 2**64)
+            self._generator = _generator(sampling.seed, logits.device)
         if self._presence or self._frequency:
-            self._counts = torch.zeros(vocabulary, device=device)
+            self._counts = logits.new_zeros(logits.shape, dtype=torch.float32)
         if self._repetition != 1:
-            self._seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            self._seen[torch.tensor(prompt, device=device)] = True
+            self._seen = logits.new_zeros(logits.shape, dtype=torch.bool)
+            self._seen[torch.tensor(prompt, device=logits.device)] = True
 
     @property
     def greedy(self) -> bool:
-        return self._temperature < _COLDEST
+        return bool(self._temperature < _COLDEST)
 
     @property
     def plain(self) -> bool:
         """Whether it takes the likeliest token as the model says it."""
         return self.greedy and self._counts is None and self._seen is None
 
-    def note(self, token: int) -> None:
-        """`token` was chosen."""
-        if self._counts is not None:
-            self._counts[token] += 1
-        if self._seen is not None:
-            self._seen[token] = True
-
-    def pick(self, logits: torch.Tensor) -> torch.Tensor:
+    def pick(self, logits: Any) -> Any:
         """The next token, a scalar, from `[vocabulary]` float32 logits."""
         scores = self._penalized(logits)
         if self.greedy:
@@ -107,7 +89,20 @@ class Choice:
         noise = torch.empty_like(scores).exponential_(generator=self._generator)
         return (scores - noise.log_()).argmax()
 
-    def _penalized(self, scores: torch.Tensor) -> torch.Tensor:
+    def chosen(self, token: int, logits: Any) -> "Chosen":
+        """Note that `token` was picked, and say what is asked of it."""
+        if self._counts is not None:
+            self._counts[token] += 1
+        if self._seen is not None:
+            self._seen[token] = True
+        if self._logprobs is None:
+            return Chosen(token)
+        logprobs = logits.log_softmax(0)
+        best = logprobs.topk(min(self._logprobs, len(logprobs)))
+        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return Chosen(token, logprobs[token].item(), top)
+
+    def _penalized(self, scores: Any) -> Any:
         if self._seen is not None:
             dimmed = torch.where(scores > 0, scores / self._repetition, scores * self._repetition)
             scores = torch.where(self._seen, dimmed, scores)
@@ -115,7 +110,7 @@ class Choice:
             scores = scores - self._frequency * self._counts - self._presence * (self._counts > 0)
         return scores
 
-    def _narrowed(self, scores: torch.Tensor) -> torch.Tensor:
+    def _narrowed(self, scores: Any) -> Any:
         """The scores, with -inf for what top_k, top_p and min_p leave out."""
         best = None
         if 0 < self._top_k < len(scores):
@@ -144,30 +139,25 @@ class Chosen:
     broken: bool = False
 
 
-@torch.inference_mode()
-def choose(choices: Sequence[Choice], logits: torch.Tensor) -> list[Chosen]:
+def choose(choices: Sequence[Choice], logits: Any) -> list[Chosen]:
     """One token for each row of the `[rows, vocabulary]` logits."""
-    logits = logits.float()
-    best, likeliest = logits.max(-1)
-    picks = [likeliest[at] if one.plain else one.pick(logits[at]) for at, one in enumerate(choices)]
-    tokens = torch.stack(picks).tolist()
-    broken = (~best.isfinite()).tolist()
-    chosen = []
-    for at, one in enumerate(choices):
-        if broken[at]:
-            chosen.append(Chosen(0, broken=True))
-            continue
-        one.note(tokens[at])
-        chosen.append(_with_logprobs(tokens[at], logits[at], one.logprobs))
-    return chosen
+    with torch.inference_mode():
+        logits = logits.float()
+        best, likeliest = logits.max(-1)
+        picks = [likeliest[at] if one.plain else one.pick(logits[at]) for at, one in enumerate(choices)]
+        tokens, numbers = torch.stack(picks).tolist(), best.isfinite().tolist()
+        return [
+            one.chosen(token, row) if number else Chosen(token, broken=True)
+            for one, token, row, number in zip(choices, tokens, logits, numbers, strict=True)
+        ]
 
 
-def _with_logprobs(token: int, logits: torch.Tensor, count: int | None) -> Chosen:
-    if count is None:
-        return Chosen(token)
-    logprobs = logits.log_softmax(0)
-    values, tokens = logprobs.topk(min(count, len(logprobs)))
-    return Chosen(token, logprobs[token].item(), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+def _generator(seed: int | None, device: Any) -> Any:
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()  # a new one begins with the same number in every process
+        return generator
+    return generator.manual_seed(seed % 2**64)
 
 
 def _given(value: Any, default: Any) -> Any:
