@@ -1,6 +1,16 @@
-"""A case that is not `whole` runs the tests marked `every_model` only."""
+"""The engines under test, each started once for all tests of its case.
+
+A case that is not `whole` runs the tests marked `every_model` only.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from cases import CASES, Case
+
+from packager.runtime.engine import Engine, EngineFacts
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -13,3 +23,51 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _left_out(item: pytest.Item) -> bool:
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")
     return case is not None and not case.whole and item.get_closest_marker("every_model") is None
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models are made."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.id)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def started(case: Case, models: Path) -> AsyncIterator[tuple[Engine, EngineFacts]]:
+    adapter = case.open(models)
+    facts = await adapter.start()
+    yield adapter, facts
+    await adapter.stop()
+
+
+@pytest.fixture(scope="session")
+def engine(started: tuple[Engine, EngineFacts]) -> Engine:
+    return started[0]
+
+
+@pytest.fixture(scope="session")
+def facts(started: tuple[Engine, EngineFacts]) -> EngineFacts:
+    """What the engine said of itself when it started."""
+    return started[1]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def slow_engine(case: Case, models: Path, engine: Engine) -> AsyncIterator[Engine]:
+    """Slow enough to be caught in the middle of an answer; the same one where the engine is that by itself."""
+    if not case.slow:
+        yield engine
+        return
+    adapter = case.open(models, slow=True)
+    await adapter.start()
+    yield adapter
+    await adapter.stop()
+
+
+@pytest.fixture
+def fresh(case: Case, models: Path) -> Engine:
+    """Not started, for this test alone."""
+    return case.open(models, slow=True)

@@ -1,78 +1,24 @@
 """What every engine must do, whatever it is: one suite, each engine in turn (cases.py).
 
-`engine` is started once for all tests of its case; a test that stops an engine, or looks at its start,
-takes `fresh`.
+A test that stops an engine, or looks at its start, takes `fresh`.
 """
 
 import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from cases import CASES, CONTEXT, SLOTS, Case, make_weights
+from asking import LONG, PROMPT, ask, read, text_of
+from cases import CONTEXT, SLOTS, Case, make_weights
 from fakes.engines import make_setup
 
 from packager.errors import ContextLengthError, EngineError, LoadError
-from packager.runtime.engine import Delta, Engine, GenerationRequest, Message, SamplingParams
+from packager.runtime.engine import Engine, GenerationRequest, Message, SamplingParams
 from packager.runtime.engines import open_engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-PROMPT = "one two three four five six seven eight nine ten"
-LONG = "w " * 50
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the models are made."""
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.id)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def engine(case: Case, models: Path) -> AsyncIterator[Engine]:
-    adapter = case.open(models)
-    await adapter.start()
-    yield adapter
-    await adapter.stop()
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def slow_engine(case: Case, models: Path, engine: Engine) -> AsyncIterator[Engine]:
-    """Slow enough to be caught in the middle of an answer; the same one where the engine is that by itself."""
-    if not case.slow:
-        yield engine
-        return
-    adapter = case.open(models, slow=True)
-    await adapter.start()
-    yield adapter
-    await adapter.stop()
-
-
-@pytest.fixture
-def fresh(case: Case, models: Path) -> Engine:
-    """Not started, for this test alone."""
-    return case.open(models, slow=True)
-
-
-def ask(name: str = "r", *, prompt: str = PROMPT, max_tokens: int | None = 8, **sampling) -> GenerationRequest:
-    params = SamplingParams(max_tokens=max_tokens, temperature=0, seed=1, **sampling)
-    return GenerationRequest(name, prompt=prompt, sampling=params)
-
-
-async def read(engine: Engine, request: GenerationRequest) -> list[Delta]:
-    return [delta async for delta in engine.stream(request)]
-
-
-def text_of(deltas: list[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
 
 
 @pytest.mark.every_model
