@@ -61,8 +61,8 @@ class Bench:
 
 def index(bench: Bench) -> None:
     """A package index with small stand-ins for all that a package requires, and nothing else; a base beside the spec."""
-    engine = RECIPES["llama_cpp"].requirements(None, "none")
-    for requirement in (Requirement(line) for line in (*REQUIREMENTS["bentoml"], *engine)):
+    engines = [line for name in ("llama_cpp", "vllm") for line in RECIPES[name].requirements(None, "none", gpu=True)]
+    for requirement in (Requirement(line) for line in (*REQUIREMENTS["bentoml"], *engines)):
         version = next(part.version for part in requirement.specifier if part.operator in (">=", "=="))
         make_wheel(bench.folder / "index", requirement.name, version)
     base(bench)
