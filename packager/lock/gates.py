@@ -107,6 +107,9 @@ def _quantization(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     row, fits = recipe.format("quantization", word), _word_for(recipe, model)
     if row is None:
         return () if word != "none" else _method(file, model)
+    if fits == word and getattr(file.spec.engine, "double_quantization", False):
+        what = "`double_quantization` is for weights that are quantized when they are loaded; these are already"
+        return (Problem(what, file.where("engine", "double_quantization"), "remove it"),)
     if fits == word or (row.at_load and not model.quantization):
         return ()
     where = file.where("quantization")

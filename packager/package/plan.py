@@ -104,13 +104,18 @@ def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
     return Manifest(
         name=spec.name,
         packager=version,
-        engine=EngineManifest(spec.engine.kind, engine_version(spec), options, spec.quantization),
+        engine=EngineManifest(spec.engine.kind, engine_version(spec), options, _quantized_at_load(spec, lock)),
         weights=_weights(spec, lock),
         serving=ServingManifest(**spec.serving.model_dump()),
         chat_template=PurePosixPath(CHAT_TEMPLATE).name if template else None,
         image=_image(spec),
         adapters={name: _locked(spec, one, ".") for name, one in sorted(lock.adapters.items())},
     )
+
+
+def _quantized_at_load(spec: ModelSpec, lock: Lock) -> str:
+    """What the engine does to the weights; to those that are quantized already, whatever the spec calls them, nothing."""
+    return "none" if lock.weights is not None and lock.weights.model.quantization else spec.quantization
 
 
 def _image(spec: ModelSpec) -> ImageManifest:

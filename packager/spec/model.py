@@ -30,7 +30,8 @@ class ModelSpec(Strict):
     weights: Annotated[WeightsSpec | None, Field(validate_default=True)] = None
     """The model's bytes; every engine but `echo` needs them."""
     quantization: Quantization = "none"
-    """What packager does to the weights; `none` takes them as they are (a GGUF file carries its own)."""
+    """How the weights are quantized: by whoever made them (their config.json must say the same), else by the engine
+    when it loads them. `none` takes them as they are, quantized or not (a GGUF file carries its own)."""
     hardware: HardwareSpec = HardwareSpec()
     """What the container runs on."""
     serving: ServingSpec = ServingSpec()

@@ -341,6 +341,14 @@ class TestWeights:
                 "write `quantization: nf4`, or take weights that are not quantized",
             ),
             (
+                "kind: transformers, double_quantization: true",
+                ["quantization: nf4"],
+                facts("bitsandbytes:nf4"),
+                "true",
+                "`double_quantization` is for weights that are quantized when they are loaded; these are already",
+                "remove it",
+            ),
+            (
                 "kind: transformers",
                 [],
                 facts("bitsandbytes:nf4"),

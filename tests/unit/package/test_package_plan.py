@@ -13,6 +13,7 @@ from fakes.locks import FACTS, INGREDIENTS, VLLM, make_lock, make_spec
 
 from packager.digest import sha256_hex
 from packager.lock.lockfile import parse_lock
+from packager.lock.model import ModelFacts
 from packager.manifest import MANIFEST_PATH, parse_manifest
 from packager.package.plan import LISTING, make_manifest, plan_package
 
@@ -120,6 +121,14 @@ class TestFiles:
         weights = {"source": "file://m", "trusted_code": {"b.py": "b" * 64, "a.py": "a" * 64}}
         spec = make_spec(**VLLM | {"weights": weights})
         assert make_manifest(spec, make_lock(spec), "1").weights.trusted_code == ("a.py", "b.py")
+
+    def test_weights_that_are_quantized_already_are_taken_as_they_are(self):
+        """The spec's word says what they are, and brings what they need; the engine is to do nothing to them."""
+        spec = make_spec(**VLLM, quantization="nf4")
+        lock = make_lock(spec)
+        assert make_manifest(spec, lock, "1").engine.quantization == "nf4"
+        saved = replace(lock, weights=replace(lock.weights, model=ModelFacts(quantization="bitsandbytes:nf4")))
+        assert make_manifest(spec, saved, "1").engine.quantization == "none"
 
     def test_weights_that_are_fetched_on_load_are_not_planned(self):
         spec = make_spec(weights={"source": "file:///models/x", "file": "model.gguf", "ship": "on_load"})
