@@ -1,7 +1,9 @@
 """A minimal package folder: the manifest, the templates and the vendored container side, as the real writer lays them."""
 
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,21 @@ def make_package(
     if vendored:
         vendor(folder)
     return folder
+
+
+@contextmanager
+def slow_load(folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A package whose weights are a pipe that nobody writes to; calling the second lets the load go on, and fail."""
+    source = folder / "source"
+    source.mkdir()
+    pipe = source / "weights.bin"
+    os.mkfifo(pipe)
+
+    def finish() -> None:
+        with pipe.open("wb"):
+            pass
+
+    yield make_package(folder / "package", source=source), finish
 
 
 def make_serving(**changed: int) -> ServingManifest:

@@ -73,6 +73,14 @@ class ThreadServer:
         """Do this on the server's event loop."""
         self._loop.call_soon_threadsafe(work)
 
+    def tasks(self) -> int:
+        """How many tasks the server's event loop has."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks()) - 1
+
+        return asyncio.run_coroutine_threadsafe(count(), self._loop).result()
+
     def stop_supervisor(self) -> None:
         asyncio.run_coroutine_threadsafe(self.supervisor.stop(), self._loop).result()
 
@@ -127,17 +135,26 @@ class ProcessServer:
 
     def __exit__(self, *_: object) -> None:
         # BentoML's worker leads a session of its own: killing the parent alone would leave it behind.
-        family: list[psutil.Process] = []
-        if self._running():
-            parent = psutil.Process(self.process.pid)
-            family = [parent, *parent.children(recursive=True)]
-        for process in family:
+        for process in self.family() if self._running() else []:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all below it."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def memory(self) -> int:
+        """Bytes that the processes hold resident."""
+        return sum(process.memory_info().rss for process in self.family())
+
+    def files(self) -> int:
+        """File descriptors that the processes hold, sockets among them."""
+        return sum(process.num_fds() for process in self.family())
 
     def wait_ready(self) -> "ProcessServer":
         wait_until(lambda: self.status("/readyz") == 200 or not self._running(), "the server is ready")
