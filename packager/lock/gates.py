@@ -105,8 +105,8 @@ def _quantization(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """The spec's word and the weights' own, and whether the engine has it."""
     recipe, word = RECIPES[file.spec.engine.kind], file.spec.quantization
     row, fits = recipe.format("quantization", word), _word_for(recipe, model)
-    if row is None:
-        return () if word != "none" else _method(file, model)
+    if row is None:  # `none`
+        return _method(file, model)
     if fits == word and getattr(file.spec.engine, "double_quantization", False):
         what = "`double_quantization` is for weights that are quantized when they are loaded; these are already"
         return (Problem(what, file.where("engine", "double_quantization"), "remove it"),)

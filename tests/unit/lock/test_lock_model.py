@@ -39,6 +39,7 @@ class TestConfig:
             ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "compressed-tensors:float-quantized"),
             ({"quant_method": "modelopt", "quant_algo": "FP8"}, "modelopt:fp8"),
             ({"quant_method": "modelopt"}, "modelopt"),
+            ({"quant_method": "compressed-tensors", "format": 4}, "compressed-tensors"),
             ({"bits": 4}, ""),
             ("awq", ""),
             (None, ""),
@@ -76,7 +77,7 @@ class TestConfig:
         [
             {},
             {"architectures": "LlamaForCausalLM", "dtype": 16, "num_attention_heads": "32", "auto_map": []},
-            {"architectures": [1], "num_attention_heads": True, "max_position_embeddings": -1, "text_config": 7},
+            {"architectures": [1], "num_attention_heads": True, "max_position_embeddings": 0, "text_config": 7},
             {"quantization_config": {"quant_method": 4}, "rope_scaling": "linear"},
         ],
     )
