@@ -47,17 +47,8 @@ class Conversation:
 )
 @click.option("--seed", type=click.IntRange(0), help="For the same answer again.")
 @click.pass_context
-def command(  # noqa: PLR0913 - one parameter for each option
-    ctx: click.Context,
-    target: str,
-    *,
-    prompt: str | None,
-    system: str,
-    model: str | None,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int | None,
-    seed: int | None,
+def command(
+    ctx: click.Context, target: str, *, prompt: str | None, system: str, model: str | None, **sampling: float | None
 ) -> None:
     """Talk to the model at URL, or serve the package folder PACKAGE and talk to it.
 
@@ -69,8 +60,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     from .local_server import served
     from .talk import Talk
 
-    asked = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    settings = {name: value for name, value in asked.items() if value is not None}
+    settings = {name: value for name, value in sampling.items() if value is not None}
     console: Console = ctx.obj
     with ExitStack() as held:
         url = target if "://" in target else held.enter_context(served(Path(target)))
