@@ -48,7 +48,7 @@ class Conversation:
 @click.option("--seed", type=click.IntRange(0), help="For the same answer again.")
 @click.pass_context
 def command(
-    ctx: click.Context, target: str, *, prompt: str | None, system: str, model: str | None, **sampling: float | None
+    ctx: click.Context, /, target: str, *, prompt: str | None, system: str, model: str | None, **sampling: float | None
 ) -> None:
     """Talk to the model at URL, or serve the package folder PACKAGE and talk to it.
 
