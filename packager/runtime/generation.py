@@ -170,6 +170,8 @@ class Generation:
     def _finish(self, delta: Delta, reason: FinishReason, usage: Usage | None) -> None:
         if reason == "error":
             raise EngineError("the engine ended the stream with an error")
+        if reason == "abort" and self._ending is None:
+            raise EngineError("the engine aborted a request that nobody had ended")
         self.outcome, self.usage = reason, usage or Usage(0, 0)
         if self._error is None:
             self._deltas.append(delta)

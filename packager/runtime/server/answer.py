@@ -1,6 +1,8 @@
 """Answering a parsed request: submit it, then events or one JSON answer, and what the log will say."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from ...errors import PackagerError, RequestError
 from ..engine import GenerationRequest
@@ -8,26 +10,27 @@ from ..generation import Generation
 from ..supervise import Supervisor
 from .choices import Choices, stream_choices, whole_choices
 from .http import Exchange, HttpError
-from .sse import Audience, Reply, stream_events
+from .sse import Reply, stream_events
 
 
 async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply | Choices) -> None:
     """Answer `exchange` with what the engine makes of `reply`. Raises PackagerError before the answer has begun."""
     requests = (reply.request,) if isinstance(reply, Reply) else reply.requests
     generations = _submit(supervisor, requests)
-    audience = Audience(generations)
+    leave = partial(_abort, generations)
     try:
         if reply.stream:
-            async with exchange.watching(audience.leave):
+            async with exchange.watching(leave):
                 if isinstance(reply, Reply):
-                    await stream_events(exchange, generations[0], reply.shape, audience)
+                    await stream_events(exchange, generations[0], reply.shape)
                 else:
-                    await stream_choices(exchange, generations, reply, audience)
+                    await stream_choices(exchange, generations, reply)
         else:
-            await _whole(exchange, generations, reply, audience)
+            async with exchange.watching(leave):
+                value = await _whole(generations, reply)
+            await (exchange.answer_nobody() if value is None else exchange.answer_json(200, value))
     finally:
-        for generation in generations:
-            generation.abort()
+        leave()
         _note(exchange, generations, stream=reply.stream)
 
 
@@ -50,26 +53,24 @@ def _submit(supervisor: Supervisor, requests: Sequence[GenerationRequest]) -> li
         for request in requests:
             generations.append(supervisor.submit(request))  # noqa: PERF401 - those before one that fails must be ended
     except PackagerError:
-        for generation in generations:
-            generation.abort()
+        _abort(generations)
         raise
     return generations
 
 
-async def _whole(
-    exchange: Exchange, generations: Sequence[Generation], reply: Reply | Choices, audience: Audience
-) -> None:
-    async with exchange.watching(audience.leave):
-        if isinstance(reply, Choices):
-            value = await whole_choices(generations, reply, audience)
-        else:
-            deltas = [delta async for delta in generations[0]]
-            left = audience.has_left(deltas[-1])
-            value = None if left else reply.whole("".join(delta.text for delta in deltas), deltas[-1])
-    if value is None:
-        await exchange.answer_nobody()
-    else:
-        await exchange.answer_json(200, value)
+async def _whole(generations: Sequence[Generation], reply: Reply | Choices) -> Any:
+    """The whole answer; None when the client has left, which alone ends one early."""
+    if isinstance(reply, Choices):
+        return await whole_choices(generations, reply)
+    deltas = [delta async for delta in generations[0]]
+    if deltas[-1].finish_reason == "abort":
+        return None
+    return reply.whole("".join(delta.text for delta in deltas), deltas[-1])
+
+
+def _abort(generations: Sequence[Generation]) -> None:
+    for generation in generations:
+        generation.abort()
 
 
 def _note(exchange: Exchange, generations: Sequence[Generation], *, stream: bool) -> None:

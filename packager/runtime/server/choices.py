@@ -14,7 +14,7 @@ from ...errors import PackagerError
 from ..engine import Delta, GenerationRequest, Usage
 from ..generation import Generation
 from .http import Exchange
-from .sse import DONE, Audience, break_off, encode_event, leave_off, start_events
+from .sse import DONE, break_off, encode_event, leave_off, start_events
 
 Json = dict[str, Any]
 
@@ -85,15 +85,13 @@ class Choices:
         return b"".join(encode_event(self.envelope.chunk(part)) for part in parts if part is not None)
 
 
-async def stream_choices(
-    exchange: Exchange, generations: Sequence[Generation], choices: Choices, audience: Audience
-) -> None:
+async def stream_choices(exchange: Exchange, generations: Sequence[Generation], choices: Choices) -> None:
     """Answer with the events of all choices as they come. What fails one of them fails the whole answer."""
     lasts: dict[int, Delta] = {}
     try:
         async with aclosing(_arrivals(generations)) as arrivals:
             async for arrived in arrivals:
-                if any(audience.has_left(batch[-1]) for _, batch in arrived):
+                if any(batch[-1].finish_reason == "abort" for _, batch in arrived):
                     await leave_off(exchange)
                     return
                 if not exchange.status:
@@ -107,13 +105,13 @@ async def stream_choices(
     await exchange.write(choices.envelope.ending(usage) + DONE, more=False)
 
 
-async def whole_choices(generations: Sequence[Generation], choices: Choices, audience: Audience) -> Json | None:
+async def whole_choices(generations: Sequence[Generation], choices: Choices) -> Json | None:
     """All choices as one answer; None when the client has left. Raises what fails one of them."""
     deltas: list[list[Delta]] = [[] for _ in generations]
     async with aclosing(_arrivals(generations)) as arrivals:
         async for arrived in arrivals:
             for at, batch in arrived:
-                if audience.has_left(batch[-1]):
+                if batch[-1].finish_reason == "abort":
                     return None
                 deltas[at] += batch
     written = [choices.form.whole(at, one) for at, one in enumerate(deltas)]

@@ -4,13 +4,13 @@ All but the token is encoded once a request: an event costs two concatenations a
 escaping of its token. Tokens that wait already go out in one write, each as an event of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
 
-from ...errors import EngineError, PackagerError
+from ...errors import PackagerError
 from ..engine import Delta, GenerationRequest
 from ..generation import Generation
 from .http import Exchange
@@ -62,33 +62,6 @@ def token_template(make: Callable[[str], Any]) -> tuple[bytes, bytes]:
     return before, after
 
 
-class Audience:
-    """The client of an answer: when it leaves, what runs for it is aborted."""
-
-    __slots__ = ("_generations", "_left")
-
-    def __init__(self, generations: Sequence[Generation]) -> None:
-        self._generations = generations
-        self._left = False
-
-    def leave(self) -> None:
-        """Called when the client has left."""
-        self._left = True
-        for generation in self._generations:
-            generation.abort()
-
-    def has_left(self, last: Delta) -> bool:
-        """Whether `last` is the end because nobody reads on.
-
-        Raises EngineError when the engine has aborted what we did not: that must not look complete.
-        """
-        if last.finish_reason != "abort":
-            return False
-        if not self._left:
-            raise EngineError("the engine aborted a request by itself")
-        return True
-
-
 async def start_events(exchange: Exchange) -> None:
     """Send the head of a stream of events."""
     await exchange.start(200, _CONTENT_TYPE, _HEADERS)
@@ -107,20 +80,20 @@ async def break_off(exchange: Exchange, error: PackagerError) -> NoReturn:
 
 
 async def leave_off(exchange: Exchange) -> None:
-    """End a stream whose client has left, for hosts that wait for its end."""
+    """End a stream whose client has left (an abort has no other cause), for hosts that wait for its end."""
     if exchange.status:
         await exchange.write(b"", more=False)
     else:
         await exchange.answer_nobody()
 
 
-async def stream_events(exchange: Exchange, generation: Generation, shape: EventShape, audience: Audience) -> None:
+async def stream_events(exchange: Exchange, generation: Generation, shape: EventShape) -> None:
     """Answer with the generation's events."""
     opening = shape.opening
     try:
         while batch := await generation.batch():
             last = batch[-1]
-            if last.finish_reason is not None and audience.has_left(last):
+            if last.finish_reason == "abort":
                 await leave_off(exchange)
                 return
             if not exchange.status:

@@ -95,7 +95,11 @@ async def test_a_foreign_exception_is_translated():
         await generation.batch()
 
 
-@pytest.mark.parametrize("last", [(None,), (Delta("", 0, "error", Usage(1, 0)), None)], ids=["silence", "error reason"])
+@pytest.mark.parametrize(
+    "last",
+    [(None,), (Delta("", 0, "error", Usage(1, 0)), None), (Delta("", 0, "abort", Usage(1, 0)), None)],
+    ids=["silence", "error reason", "abort that nobody asked for"],
+)
 async def test_an_end_that_is_none_is_a_failure(last):
     bench = Bench(HeldEngine())
     generation = bench.start()
