@@ -90,3 +90,28 @@ def test_an_engine_without_weights(tmp_path, tools):
     (tmp_path / "packager.yaml").write_text("name: hello\nengine: {kind: echo}\n")
     file = load_spec(tmp_path)
     check_sources(make_lock(file.spec), file, tools)
+
+
+def adapted(tmp_path):
+    """A spec with one LoRA adapter, and a lock of weights and adapter."""
+    (tmp_path / "packager.yaml").write_text(
+        "name: hello\nengine: {kind: vllm}\nweights:\n  source: file://model\n"
+        "  adapters:\n    - {name: tuned, source: file://lora}\n"
+    )
+    for name, data in {"model/config.json": b"{}", "lora/adapter_model.safetensors": b"lora"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    file = load_spec(tmp_path)
+    weights = WeightsLock("file://model", "", (WeightsFile("config.json", 2, sha256_hex(b"{}")),))
+    lora = WeightsFile("adapter_model.safetensors", 4, sha256_hex(b"lora"))
+    return file, make_lock(file.spec, weights=weights, adapters={"tuned": WeightsLock("file://lora", "", (lora,))})
+
+
+def test_adapters_are_looked_after_like_weights(tmp_path, tools):
+    file, lock = adapted(tmp_path)
+    check_sources(lock, file, tools)
+    assert tools.store.find(sha256_hex(b"lora"), 4)
+    (tmp_path / "lora/adapter_model.safetensors").write_bytes(b"LORA")
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors changed since it was locked") as caught:
+        check_sources(lock, file, tools)
+    assert caught.value.problems[0].where.endswith("packager.yaml:6:29")

@@ -111,6 +111,12 @@ def test_code_that_a_configuration_names(auto_map, named):
     )
 
 
+def test_code_of_another_repository_cannot_be_vouched_for():
+    data = b'{"auto_map": {"AutoModel": "owner/other--modeling.M"}}'
+    (found,) = refuse_own_code("config.json", data, where="", trusted={"owner/other--modeling.py", "modeling.py"})
+    assert found.what == "config.json names code of another repository: owner/other--modeling.py"
+
+
 @pytest.mark.parametrize("data", [b"[]", b"7", b'"auto_map"'])
 def test_a_configuration_that_names_none(data):
     assert refuse_own_code("config.json", data, where="") == ()
