@@ -38,6 +38,7 @@ ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Exchange], Awaitable[None]]
 Parse = Callable[[Any, str], Reply | Choices]
 _CHAT_PAGE = Path(__file__).with_name("chat.html")
+_MODEL = "/v1/models/"
 _PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -68,7 +69,6 @@ class _App:
             "/v1/chat/completions": {"POST": partial(self._generate, partial(parse_chat, model=name))},
             "/v1/completions": {"POST": partial(self._generate, partial(parse_completion, model=name))},
             "/v1/models": {"GET": self._models},
-            f"/v1/models/{name}": {"GET": self._model},
             "/livez": {"GET": self._livez},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
@@ -133,6 +133,8 @@ class _App:
 
     def _route(self, exchange: Exchange) -> Handler:
         methods = self._routes.get(exchange.path)
+        if methods is None and exchange.path.startswith(_MODEL):
+            methods = {"GET": self._model}
         if methods is None:
             raise HttpError(404, f"there is no {exchange.path[:100]} here; /openapi.json lists what there is")
         allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
@@ -155,7 +157,11 @@ class _App:
         await exchange.answer_json(200, self._listing())
 
     async def _model(self, exchange: Exchange) -> None:
-        await exchange.answer_json(200, self._listing()["data"][0])
+        asked = exchange.path.removeprefix(_MODEL)
+        found = [one for one in self._listing()["data"] if one["id"] == asked]
+        if not found:
+            raise HttpError(404, f"the model {asked[:100]!r} does not exist here", where="model")
+        await exchange.answer_json(200, found[0])
 
     def _listing(self) -> Any:
         return models(self._manifest.name, self._created, self._supervisor.facts)

@@ -524,6 +524,8 @@ def test_an_adapter_is_a_model(held):
         ("hello", None, 100),
         ("poet", "hello", 100),
     ]
+    assert [httpx.get(held.url + f"/v1/models/{name}").json() for name in ("hello", "poet")] == listed
+    assert httpx.get(held.url + "/v1/models/painter").status_code == 404
     whole = in_thread(lambda: ask(held.server, CHATS, CHAT | {"model": "poet"}))
     held.give(0, Delta("", 0, "stop", Usage(1, 0)), None)
     assert whole.result()["model"] == "poet"
