@@ -74,7 +74,7 @@ def load(folder: Path, setup: EngineSetup, options: TransformersOptions) -> Load
             "the tokenizer has no tokenizer.json", where=str(folder), mend="save the tokenizer as a fast one"
         )
     template = read_chat_template(folder, setup.chat_template, tokenizer.special_tokens_map)
-    network = Network.of(_model(folder, config, setup, options))
+    network = _network(folder, _model(folder, config, setup, options))
     words = Words(Detokenizer(tokenizer.backend_tokenizer), _ends(network.model, tokenizer), _defaults(network.model))
     columns = _columns(folder, network, context, setup.slots)
     bounds = Bounds(setup.slots, columns, _PIECE.get(network.device.type, _PIECE["cuda"]), threads)
@@ -217,6 +217,13 @@ def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def _defaults(model: Any) -> Defaults:
     return Defaults.of(model.generation_config)
+
+
+def _network(folder: Path, model: Any) -> Network:
+    try:
+        return Network.of(model)
+    except ValueError as error:
+        raise LoadError(f"the architecture cannot be served: {error}", where=str(folder), mend="take another") from error
 
 
 def _columns(folder: Path, network: Network, context: int, slots: int) -> int:

@@ -89,12 +89,18 @@ class Network:
     model: Any
     joins: bool
     takes: frozenset[str]
+    cache_word: str
 
     @classmethod
     def of(cls, model: Any) -> "Network":
+        """Raises ValueError for a model that keeps its state in a way of its own."""
+        takes = frozenset(inspect.signature(model.forward).parameters)
+        words = [word for word in ("past_key_values", "cache_params") if word in takes]
+        if not words:  # it would swallow the cache among its other words, and forget all tokens but the last
+            raise ValueError(f"{type(model).__name__} takes no cache")
         layers = DynamicCache(config=model.config).layers
         joins = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-        return cls(model, joins, frozenset(inspect.signature(model.forward).parameters))
+        return cls(model, joins, takes, words[0])
 
     @property
     def device(self) -> Any:
@@ -146,7 +152,7 @@ class Rows:
         """Compute the next tokens of every row, as many for each; gives `[rows, vocabulary]` logits after the last."""
         network, count, width = self.network, len(tokens[0]), max(self.lengths)
         lengths = torch.tensor(self.lengths)[:, None]
-        words: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True}
+        words: dict[str, Any] = {network.cache_word: self.cache, "use_cache": True}
         if "position_ids" in network.takes:
             words["position_ids"] = (lengths + torch.arange(count)).to(network.device)
         if "logits_to_keep" in network.takes:

@@ -8,5 +8,9 @@ NEEDS = {
     "test_engines_decode.py": "tokenizers",
     "test_engines_json_grammar.py": "xllamacpp",
     "test_engines_llama_cpp.py": "xllamacpp",
+    "test_engines_transformers.py": "bitsandbytes",
+    "test_engines_transformers_batching.py": "bitsandbytes",
+    "test_engines_transformers_rows.py": "bitsandbytes",
+    "test_engines_transformers_sampling.py": "bitsandbytes",
 }
 collect_ignore = [name for name, library in NEEDS.items() if find_spec(library) is None]
