@@ -20,7 +20,7 @@ _MEND = "convert the model again, with tokenizer.json and tokenizer_config.json 
 class Converted:
     """Tokens in and out of a converted model.
 
-    `vocabulary` are the model's tokens by id, `ends` the ids that end an answer, `first` is the token to begin
+    `vocabulary` are the model's tokens by id, `ends` those that end an answer, `first` is the one to begin
     with where a prompt has none; `template` is None when the model has no chat template.
     """
 
@@ -28,23 +28,29 @@ class Converted:
     detokenizer: Detokenizer
     vocabulary: tuple[str, ...]
     ends: frozenset[int]
-    first: str
+    first: int
     template: ChatTemplate | None
 
-    def prompt(self, request: GenerationRequest) -> list[str]:
-        """The request's tokens, as the library takes them. Special tokens at the start come from the tokenizer
-        for a prompt, and from the template for messages. Raises RequestError.
+    def prompt(self, request: GenerationRequest) -> list[int]:
+        """The request's tokens. Special ones at the start come from the tokenizer for a prompt, from the template for
+        messages. Raises RequestError.
         """
         if request.messages is None:
-            ids = self.tokenizer.encode(request.prompt or "").ids
+            text = request.prompt or ""
         elif self.template is None:
             raise RequestError("the model has no chat template", where="messages", mend="send a prompt")
         else:
-            ids = self.tokenizer.encode(self.template.render(request.messages), add_special_tokens=False).ids
+            text = self.template.render(request.messages)
+        # A batch of one, because `encode` keeps Python's lock: two megabytes would stop all streams for seconds.
+        (encoded,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=request.messages is None)
+        return list(encoded.ids) or [self.first]
+
+    def tokens(self, ids: list[int]) -> list[str]:
+        """These tokens as the library takes them. Raises RequestError for one that the model lacks."""
         if unknown := [at for at in ids if at >= len(self.vocabulary)]:
             token = self.tokenizer.id_to_token(unknown[0])
             raise RequestError(f"the model has no token {token!r}", where="prompt", mend="leave it out")
-        return [self.vocabulary[at] for at in ids] or [self.first]
+        return [self.vocabulary[at] for at in ids]
 
 
 def read_converted(folder: Path, chat_template: str | None) -> Converted:
@@ -74,7 +80,7 @@ def read_converted(folder: Path, chat_template: str | None) -> Converted:
         Detokenizer(tokenizer),
         vocabulary,
         frozenset(ends | _further_ends(folder / "generation_config.json")),
-        config.get("bos_token") or vocabulary[0],
+        vocabulary.index(config["bos_token"]) if config.get("bos_token") in vocabulary else 0,
         read_chat_template(folder, chat_template, special),
     )
 

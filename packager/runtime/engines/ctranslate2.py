@@ -154,18 +154,19 @@ def _answer(model: _Model, request: GenerationRequest, call: Call[Delta]) -> Del
     try:
         if call.cancelled:
             return Delta("", 0, "abort", Usage(0, 0))
-        prompt = model.folder.prompt(request)
-        writer = _Writer(model.folder, request, call)
-        room = model.context_length - len(prompt)
+        ids = model.folder.prompt(request)
+        room = model.context_length - len(ids)
         if room <= 0:
             raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens; the context holds {model.context_length}, "
+                f"the prompt has {len(ids)} tokens; the context holds {model.context_length}, "
                 "with at least one for the answer",
                 where="prompt" if request.messages is None else "messages",
                 mend="shorten it",
             )
+        prompt = model.folder.tokens(ids)
         limit = min(request.sampling.max_tokens or room, room)
         words = _words(request.sampling, limit, len(model.folder.vocabulary))
+        writer = _Writer(model.folder, request, call)
         model.generator.generate_batch(
             [prompt], max_length=limit, end_token=list(writer.ends), callback=writer.on_step, **words
         )

@@ -238,6 +238,7 @@ async def test_an_empty_prompt_begins_with_the_models_first_token(engine: Engine
     deltas = await read(engine, ask(""))
     assert deltas[-1].usage == (1, 16)
     assert "".join(delta.text for delta in deltas) == await text(engine, ask("<|endoftext|>"))
+    assert sum((await read(engine, ask("", max_tokens=1000, ignore_eos=True)))[-1].usage) == 256
 
 
 async def test_a_token_that_the_model_lacks(copy: Path) -> None:
