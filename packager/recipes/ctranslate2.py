@@ -15,6 +15,10 @@ RECIPE = Recipe(
     converter="ct2-transformers-converter --model FROM --output_dir TO --quantization int8 --copy_files tokenizer.json",
     companions=("jinja2>=3.1.5,<4", "tokenizers>=0.22,<0.24"),
     system_packages={"libgomp1": "OpenMP (libgomp.so.1)"},
+    gpu_note=(
+        "ctranslate2 loads libcublas.so.12, which its wheel lacks: take a base with CUDA 12, or add nvidia-cublas-cu12 "
+        "to `image.python_packages` and the folder nvidia/cublas/lib of the base's Python packages to LD_LIBRARY_PATH"
+    ),
     formats={
         "compute_type": (
             Format("int8", _TABLE, floor=61),
