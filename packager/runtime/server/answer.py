@@ -16,6 +16,7 @@ from .sse import Reply, stream_events
 async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply | Choices) -> None:
     """Answer `exchange` with what the engine makes of `reply`. Raises PackagerError before the answer has begun."""
     requests = (reply.request,) if isinstance(reply, Reply) else reply.requests
+    _check_adapter(exchange, supervisor, requests[0].adapter)
     generations = _submit(supervisor, requests)
     leave = partial(_abort, generations)
     try:
@@ -34,20 +35,23 @@ async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply | Choi
         _note(exchange, generations, stream=reply.stream)
 
 
+def _check_adapter(exchange: Exchange, supervisor: Supervisor, adapter: str | None) -> None:
+    """An adapter that is not there is a model that is not there."""
+    here = supervisor.facts.features.adapters if supervisor.facts else ()
+    if supervisor.facts is not None and adapter is not None and adapter not in here:
+        names = ", ".join([supervisor.manifest.name, *here])
+        where = "model" if exchange.path.startswith("/v1/") else "adapter"
+        raise HttpError(404, f"the model {adapter!r} does not exist here; this server has {names}", where=where)
+
+
 def _submit(supervisor: Supervisor, requests: Sequence[GenerationRequest]) -> list[Generation]:
     """All of them, or none."""
-    facts = supervisor.facts
-    if facts is not None:
-        names = facts.features.adapters
-        asked = requests[0].adapter
-        if asked is not None and asked not in names:
-            here = ", ".join([supervisor.manifest.name, *names])
-            raise HttpError(404, f"the model {asked!r} does not exist here; this server has {here}", where="model")
-        most = min(facts.slots, supervisor.manifest.serving.max_concurrency) + supervisor.manifest.serving.max_queue
+    if supervisor.facts is not None:
+        serving = supervisor.manifest.serving
+        most = min(supervisor.facts.slots, serving.max_concurrency) + serving.max_queue
         if len(requests) > most:
-            raise RequestError(
-                f"{len(requests)} choices are more than the {most} requests this server takes", where="n"
-            )
+            what = f"{len(requests)} choices are more than the {most} requests this server takes"
+            raise RequestError(what, where="n")
     generations: list[Generation] = []
     try:
         for request in requests:
@@ -79,7 +83,7 @@ def _note(exchange: Exchange, generations: Sequence[Generation], *, stream: bool
     outcomes = [generation.outcome for generation in generations]
     exchange.notes |= {
         "stream": stream,
-        "outcome": next((one for one in outcomes if one in (None, "error", "abort")), outcomes[0]),
+        "outcome": next((one for one in ("error", "abort", None) if one in outcomes), outcomes[0]),
         "queue_seconds": round(max(generation.queue_seconds for generation in generations), 4),
         "first_token_seconds": round(min(firsts), 4) if firsts else None,
         "tokens_in": sum(usage.prompt_tokens for usage in usages) if usages else None,

@@ -135,7 +135,8 @@ async def _arrivals(generations: Sequence[Generation]) -> AsyncGenerator[list[tu
                     reading[asyncio.create_task(generations[at].batch())] = at
     finally:
         for task in reading:
-            task.cancel()
+            if not task.cancel() and not task.cancelled():
+                task.exception()  # asyncio logs what nobody has looked at; another failure was told
 
 
 def _usage(usage: Usage) -> dict[str, int]:

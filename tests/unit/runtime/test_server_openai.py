@@ -533,3 +533,9 @@ def test_an_adapter_is_a_model(held):
     unknown = httpx.post(held.url + CHATS, json=CHAT | {"model": "painter"})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "model")
     assert "hello, poet" in unknown.json()["error"]["message"]
+    predicted = in_thread(lambda: ask(held.server, "/predict", {"prompt": "a", "adapter": "poet"}))
+    held.give(1, Delta("", 0, "stop", Usage(1, 0)), None)
+    assert predicted.result()["finish_reason"] == "stop"
+    assert held.engine.requests[1].adapter == "poet"
+    unknown = httpx.post(held.url + "/predict", json={"prompt": "a", "adapter": "painter"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "adapter")
