@@ -184,7 +184,10 @@ class _App:
         await exchange.answer(200, self._supervisor.metrics.text().encode(), CONTENT_TYPE.encode())
 
     async def _openapi(self, exchange: Exchange) -> None:
-        await exchange.answer_json(200, describe(self._manifest.name, self._manifest.packager))
+        facts, manifest = self._supervisor.facts, self._manifest
+        adapters = facts.features.adapters if facts else ()
+        document = describe(manifest.name, manifest.packager, adapters, locked=self._guard.locked)
+        await exchange.answer_json(200, document)
 
     async def _chat(self, exchange: Exchange) -> None:
         await exchange.answer(200, _CHAT_PAGE.read_bytes(), b"text/html; charset=utf-8")

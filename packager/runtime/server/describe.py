@@ -1,110 +1,138 @@
 """GET /openapi.json: what this server takes and gives, and no more."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_SAMPLING: dict[str, Any] = {
-    "max_tokens": {"type": "integer", "minimum": 1},
-    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-    "top_p": {"type": "number", "minimum": 0, "maximum": 1},
-    "top_k": {"type": "integer", "minimum": 0},
-    "min_p": {"type": "number", "minimum": 0, "maximum": 1},
-    "seed": {"type": "integer", "minimum": 0},
-    "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
-    "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
-    "repetition_penalty": {"type": "number", "minimum": 0.01, "maximum": 10},
-    "stop": {
-        "oneOf": [
-            {"type": "string", "minLength": 1},
-            {"type": "array", "maxItems": 16, "items": {"type": "string", "minLength": 1}},
-        ]
-    },
-    "stream": {"type": "boolean"},
+from . import schemas
+from .guard import OPEN
+from .triton import VERSION
+
+Json = dict[str, Any]
+_DONE = (
+    "The whole answer; with `stream: true` server-sent events. They are complete if and only if they end with [DONE]: "
+    "what fails on the way is an event with `error`, and a transfer that does not end."
+)
+_EVENTS_DONE = "Server-sent events. They are complete if and only if the transfer ends, and no event has `error`."
+_ANY = {
+    "401": "An API key is wanted: `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+    "414": "The URL is too long",
+    "431": "The headers are too large",
 }
-_PROMPT = {"type": "string", "minLength": 1}
-_MESSAGES = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "type": "object",
-        "required": ["role", "content"],
-        "properties": {
-            "role": {"enum": ["system", "developer", "user", "assistant"]},
-            "content": {
-                "oneOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/components/schemas/Text"}}]
-            },
-        },
-    },
-}
-_TEXT = {
-    "type": "object",
-    "required": ["type", "text"],
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-}
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"enum": ["invalid_request_error", "rate_limit_error", "unavailable_error", "engine_error"]},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string"},
-            },
-        }
-    },
-}
-_REFUSALS = {
+_ASKING = _ANY | {
     "400": "The request asks what the model does not do; `param` names the parameter",
     "404": "No such model",
-    "413": "The body is larger than 2 MiB",
+    "408": "The body did not come in time",
+    "413": "The body is too large",
+    "415": "The body is not JSON, or is compressed",
     "429": "As many requests run and wait as may; Retry-After says when to come back",
     "500": "The engine failed",
-    "503": "The model is loading, draining or dead",
+    "503": "The model is loading, restarting or draining, or is dead",
+    "504": "The engine took longer than the package allows",
 }
 
 
-def describe(model: str, version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document for the model `model`, packaged by packager `version`."""
-    name = {"model": {"const": model}}
-    options = {"type": "object", "properties": {"include_usage": {"type": "boolean"}}}
-    shared = name | _SAMPLING | {"stream_options": options, "user": {"type": "string"}}
-    chat = shared | {"messages": _MESSAGES, "max_completion_tokens": _SAMPLING["max_tokens"]}
-    return {
+def describe(model: str, version: str, adapters: Sequence[str] = (), *, locked: bool = False) -> Json:
+    """The OpenAPI 3.1 document for the model `model`, packaged by packager `version`; `locked` when it wants a key."""
+    paths = _paths([model, *adapters]) | _triton_paths(model)
+    document: Json = {
         "openapi": "3.1.0",
         "info": {"title": model, "version": version},
-        "paths": {
-            "/predict": {
-                "post": _post("One answer, or events", [], _SAMPLING | {"prompt": _PROMPT, "messages": _MESSAGES})
+        "paths": paths,
+        "components": {
+            "schemas": {"Error": schemas.ERROR, "TritonError": schemas.TRITON_ERROR},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             },
-            "/v1/chat/completions": {"post": _post("OpenAI's chat completions", ["model", "messages"], chat)},
-            "/v1/completions": {
-                "post": _post("OpenAI's completions", ["model", "prompt"], shared | {"prompt": _PROMPT})
-            },
-            "/v1/models": {"get": _get("The one model", "application/json")},
-            "/livez": {"get": _get("503 when the process must be restarted", "application/json")},
-            "/readyz": {"get": _get("503 while requests are not taken", "application/json")},
-            "/metrics": {"get": _get("Prometheus metrics", "text/plain")},
-            "/openapi.json": {"get": _get("This document", "application/json")},
         },
-        "components": {"schemas": {"Error": _ERROR, "Text": _TEXT}},
     }
+    if locked:
+        document["security"] = [{"bearer": []}, {"header": []}]
+        for path in OPEN:
+            paths[path]["get"]["security"] = []
+    return document
 
 
-def _post(text: str, required: list[str], properties: dict[str, Any]) -> dict[str, Any]:
-    body = {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    done = "The whole answer; with `stream: true` server-sent events, complete if and only if they end with [DONE]"
-    content = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
+def _content(schema: Json | None, kind: str = "application/json") -> Json:
+    return {kind: {} if schema is None else {"schema": schema}}
+
+
+_EVENTS = _content(None, "text/event-stream")
+_BINARY = _content({"type": "string", "format": "binary"}, "application/octet-stream")
+_ERRORS = _content({"$ref": "#/components/schemas/Error"})
+_TRITON_ERRORS = _content({"$ref": "#/components/schemas/TritonError"})
+
+
+def _of(names: Sequence[str], body: Json) -> Json:
+    """The body with the models that it may name."""
+    return body | {"properties": body["properties"] | {"model": {"enum": names}}}
+
+
+def _paths(names: Sequence[str]) -> Json:
     return {
-        "summary": text,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": {"description": done, "content": content}}
-        | {status: {"description": why, "content": error} for status, why in _REFUSALS.items()},
+        "/predict": _post("One answer, or events", schemas.PREDICT, schemas.ANSWER),
+        "/v1/chat/completions": _post("OpenAI's chat completions", _of(names, schemas.CHAT), schemas.CHAT_ANSWER),
+        "/v1/completions": _post("OpenAI's completions", _of(names, schemas.COMPLETION), schemas.COMPLETION_ANSWER),
+        "/v1/models": _get("The model and its adapters", schemas.MODELS),
+        "/v1/models/{model}": _model(names),
+        "/livez": _probe("503 when the process must be restarted", schemas.STATE, _ERRORS),
+        "/readyz": _probe("503 while requests are not taken", schemas.STATE, _ERRORS),
+        "/metrics": _get("Prometheus metrics", None, "text/plain"),
+        "/openapi.json": _get("This document", {"type": "object"}),
+        "/chat": _get("A page to chat with the model", None, "text/html"),
     }
 
 
-def _get(text: str, content_type: str) -> dict[str, Any]:
-    return {"summary": text, "responses": {"200": {"description": text, "content": {content_type: {}}}}}
+def _triton_paths(model: str) -> Json:
+    paths: Json = {
+        "/v2": _get("Triton's server metadata", schemas.SERVER, errors=_TRITON_ERRORS),
+        "/v2/health/live": _probe("As /livez", schemas.LIVE, _TRITON_ERRORS),
+        "/v2/health/ready": _probe("As /readyz", schemas.READY, _TRITON_ERRORS),
+    }
+    whole, inferred = _content(schemas.GENERATED), _content(schemas.INFERRED) | _BINARY
+    for base in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{VERSION}"):
+        paths |= {
+            base: _get("Triton's model metadata", schemas.METADATA, errors=_TRITON_ERRORS),
+            f"{base}/config": _get("Triton's model configuration", schemas.CONFIG, errors=_TRITON_ERRORS),
+            f"{base}/ready": _probe("As /readyz", schemas.READY, _TRITON_ERRORS),
+            f"{base}/generate": _triton("Triton's generate", schemas.GENERATE, "The whole answer", whole),
+            f"{base}/generate_stream": _triton("The same in pieces", schemas.GENERATE_STREAM, _EVENTS_DONE, _EVENTS),
+            f"{base}/infer": _triton("Triton's infer, unary", schemas.INFER, "The outputs", inferred),
+        }
+        paths[f"{base}/infer"]["post"]["requestBody"]["content"] |= _BINARY
+    return paths
+
+
+def _get(text: str, answer: Json | None, kind: str = "application/json", *, errors: Json = _ERRORS) -> Json:
+    done = {"200": {"description": text, "content": _content(answer, kind)}}
+    return {"get": {"summary": text, "responses": done | _refusals(_ANY, errors)}}
+
+
+def _model(names: Sequence[str]) -> Json:
+    found = _get("The model, or an adapter", schemas.MODEL)
+    found["get"]["responses"]["404"] = {"description": _ASKING["404"], "content": _ERRORS}
+    where = {"name": "model", "in": "path", "required": True, "schema": {"enum": names}}
+    return found | {"parameters": [where]}
+
+
+def _probe(text: str, answer: Json, errors: Json) -> Json:
+    said = {status: {"description": text, "content": _content(answer)} for status in ("200", "503")}
+    return {"get": {"summary": text, "responses": said | _refusals(_ANY, errors)}}
+
+
+def _post(text: str, body: Json, answer: Json) -> Json:
+    return _asking(text, body, _DONE, _content(answer) | _EVENTS, _ERRORS)
+
+
+def _triton(text: str, body: Json, done: str, answers: Json) -> Json:
+    return _asking(text, body, done, answers, _TRITON_ERRORS)
+
+
+def _asking(text: str, body: Json, done: str, answers: Json, errors: Json) -> Json:
+    responses = {"200": {"description": done, "content": answers}} | _refusals(_ASKING, errors)
+    asked = {"required": True, "content": _content(body)}
+    return {"post": {"summary": text, "requestBody": asked, "responses": responses}}
+
+
+def _refusals(statuses: Mapping[str, str], errors: Json) -> Json:
+    return {status: {"description": why, "content": errors} for status, why in statuses.items()}

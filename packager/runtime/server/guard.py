@@ -34,6 +34,7 @@ class Guard:
 
     def __init__(self, bounds: Bounds, keys: ApiKeys | None, origins: tuple[str, ...]) -> None:
         self._bounds = bounds
+        self.locked = keys is not None
         self._keys = keys
         self._origins = frozenset(origin.encode() for origin in origins)
 

@@ -27,7 +27,7 @@ def parse_infer(body: bytes, header: bytes | None, request_id: str, model: str) 
     size = _size(header, len(body))
     fields = Fields(parse_json(body[:size]))
     inputs = _inputs(fields.take("inputs"), body[size:])
-    parameters = dict(as_object(fields.take("parameters") or {}, "parameters"))
+    parameters = dict(as_object(fields.take("parameters"), "parameters"))
     binary = parameters.pop("binary_data_output", False)
     outputs = fields.take("outputs")
     wanted = _wanted(outputs, binary=binary is True)
@@ -61,7 +61,7 @@ def _inputs(value: Any, binary: bytes) -> dict[str, Any]:
             raise fields.refusal("datatype", f"must be {INPUTS[name]} for {name}")
         if not all(type(one) is int and one == 1 for one in _list(fields.take("shape"), f"{where}.shape")):
             raise fields.refusal("shape", "must be [1]: every tensor has one element")
-        inner = Fields(fields.take("parameters") or {}, f"{where}.parameters")
+        inner = Fields(as_object(fields.take("parameters"), where), f"{where}.parameters")
         size = inner.integer("binary_data_size", 0, len(binary))
         inner.finish()
         data = fields.take("data")
@@ -90,7 +90,7 @@ def _decode(kind: str, data: bytes, where: str) -> Any:
 
 def _wanted(value: Any, *, binary: bool) -> dict[str, bool]:
     """The outputs that are asked for, and whether in binary. All that the inputs ask for, when none is named."""
-    if not value:
+    if value in (None, []):
         return dict.fromkeys(OUTPUTS, binary)
     found: dict[str, bool] = {}
     for at, output in enumerate(_list(value, "outputs")):
@@ -98,7 +98,7 @@ def _wanted(value: Any, *, binary: bool) -> dict[str, bool]:
         name = fields.text("name") or ""
         if name not in OUTPUTS:
             raise fields.refusal("name", f"must be one of {', '.join(OUTPUTS)}")
-        inner = Fields(fields.take("parameters") or {}, f"outputs[{at}].parameters")
+        inner = Fields(as_object(fields.take("parameters"), "outputs"), f"outputs[{at}].parameters")
         found[name] = inner.flag("binary_data") if inner.given("binary_data") else binary
         inner.finish()
         fields.finish()

@@ -102,7 +102,9 @@ def head_of(asked: Asked, model: str) -> dict[str, Any]:
 
 
 def as_object(value: Any, where: str) -> Mapping[str, Any]:
-    """A JSON object; `where` names it in the error. Raises RequestError."""
+    """A JSON object, empty when it is not given; `where` names it in the error. Raises RequestError."""
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise RequestError(f"{where or 'the body'} must be a JSON object", where=where)
     return value
@@ -167,7 +169,7 @@ def _reply(asked: Asked, model: str) -> Reply:
 def _flat(body: Any) -> dict[str, Any]:
     """All that is asked, on one level: inputs, `parameters`, and what the text of `sampling_parameters` holds."""
     asked = {name: _scalar(value) if name in INPUTS else value for name, value in as_object(body, "").items()}
-    parameters = as_object(asked.pop("parameters", None) or {}, "parameters")
+    parameters = as_object(asked.pop("parameters", None), "parameters")
     text = asked.pop("sampling_parameters", None)
     text = "{}" if text is None else text
     if not isinstance(text, str):
@@ -181,7 +183,7 @@ def _flat(body: Any) -> dict[str, Any]:
 
 def _scalar(value: Any) -> Any:
     """A tensor of one element may come as a list."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    return value[0] if isinstance(value, list) and len(value) == 1 and value[0] is not None else value
 
 
 def _number(value: Any) -> Any:

@@ -92,6 +92,13 @@ def test_with_a_wrong_key(locked, headers):
     assert KEY not in answer.text
 
 
+def test_the_description_says_who_needs_a_key(locked):
+    document = httpx.get(locked.url + "/openapi.json", headers={"X-API-Key": KEY}).json()
+    assert document["security"] == [{"bearer": []}, {"header": []}]
+    open_paths = {path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []}
+    assert open_paths == set(OPEN)
+
+
 def test_a_key_is_asked_before_the_body_is_read(locked):
     received = exchange(locked, b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 300000000\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 401 ")
