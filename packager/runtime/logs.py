@@ -26,16 +26,23 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
+        if record.name != LOG.name:
+            line["logger"] = record.name
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-def log_to_stderr(level: str) -> None:
-    """Send our records to standard error as JSON lines. `level` is a name; an unknown one means info."""
+def log_to_stderr(level: str, *, everything: bool = False) -> None:
+    """Send our records to standard error as JSON lines. `level` is a name; an unknown one means info.
+
+    With `everything`, for a process that is all ours, other libraries' warnings and errors go there as well.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     LOG.handlers[:] = [handler]
     LOG.propagate = False
     LOG.setLevel(logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
+    if everything:
+        logging.getLogger().handlers[:] = [handler]

@@ -41,7 +41,7 @@ def serve(package: Path, host: str = "127.0.0.1", port: int | None = None, store
     `port` None means the manifest's, 0 any free one (the log says which). Raises PackageError when the
     folder is no package, LoadError when the API keys cannot be read or the address cannot be listened on.
     """
-    log_to_stderr(LOG_LEVEL.get() or "info")
+    log_to_stderr(LOG_LEVEL.get() or "info", everything=True)
     supervisor = open_package(package, store)
     config = server_config(supervisor, read_api_keys())
     listener = _listen(host, supervisor.manifest.serving.port if port is None else port)

@@ -378,6 +378,22 @@ def test_logs_hold_no_prompts(server):
     assert KEY not in server.output()
 
 
+def test_logs_are_json(server, host):
+    """Whatever clients send. Under BentoML its own lines stand between ours."""
+    for sent in (
+        b"\x16\x03\x01 no http",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    ):
+        with connected(server) as connection:
+            connection.sendall(sent)
+            connection.recv(65536)
+    known = len(server.events("request"))
+    post(server, "/predict", json={})
+    wait_until(lambda: len(server.events("request")) > known, "the last one is logged")
+    others = [line for line in server.output().splitlines() if not line.startswith("{")]
+    assert bool(others) == (host == BENTO)
+
+
 def test_one_line_for_each_request(server):
     answer = post(server, "/predict?canary=1", json={"prompt": "a b", "max_tokens": 1})
     identity = answer.headers["x-request-id"]

@@ -225,6 +225,13 @@ def test_a_failure_before_the_first_token_is_an_ordinary_error(tmp_path):
         assert answer.status_code == 500
 
 
+def test_a_request_that_takes_too_long(tmp_path):
+    with thread_server(tmp_path, delay_ms=60_000, first_token_seconds=1) as server:
+        answer = httpx.post(server.wait_ready().url + "/predict", json={"prompt": WORDS})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
+    assert answer.json()["error"]["message"] == "the engine gave no token for 1 s"
+
+
 def test_leaving_mid_stream_frees_the_slot(slow):
     with long_stream(slow):
         assert running(slow) == 1

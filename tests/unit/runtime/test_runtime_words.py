@@ -9,21 +9,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from packager.errors import (
     ContextLengthError,
+    DeadlineError,
     EngineError,
     LoadError,
     OverloadedError,
     RequestError,
     UnavailableError,
 )
-from packager.runtime.engine import Delta, Usage
 from packager.runtime.logs import LOG, JsonLines, event
 from packager.runtime.metrics import Metrics
 from packager.runtime.server.describe import describe
 from packager.runtime.server.http import HttpError, error_body
-from packager.runtime.server.openai import parse_chat, parse_completion
 from packager.runtime.server.sse import token_template
-
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +31,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         (HttpError(413, "x"), "invalid_request_error", None, "invalid_request"),
         (OverloadedError("x"), "rate_limit_error", None, "overloaded"),
         (UnavailableError("x"), "unavailable_error", None, "unavailable"),
+        (DeadlineError("x"), "engine_error", None, "deadline"),
     ],
 )
 def test_errors_in_openais_shape(error, kind, param, code):
@@ -53,62 +51,6 @@ def test_a_template_puts_any_text_in_its_place():
     assert event_bytes.endswith(b"\n\n")
 
 
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        ({"model": None}, "model"),
-        ({"model": "other"}, "model"),
-        ({"messages": None}, "messages"),
-        ({"n": 2}, "n"),
-        ({"n": True}, "n"),
-        ({"logprobs": True}, "logprobs"),
-        ({"tools": [{}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
-        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
-        ({"max_completion_tokens": 0}, "max_completion_tokens"),
-        ({"guided_json": {}}, "guided_json"),
-    ],
-)
-def test_chat_refuses_by_name(change, where):
-    with pytest.raises(RequestError) as caught:
-        parse_chat(CHAT | change, "id", "m")
-    assert caught.value.problems[0].where == where
-
-
-def test_chat_lets_pass_what_asks_for_nothing():
-    neutral = {"n": 1, "logprobs": False, "user": "u", "tools": [], "response_format": {"type": "text"}, "store": False}
-    reply = parse_chat(CHAT | neutral | {"max_completion_tokens": 3}, "id", "m")
-    assert reply.request.sampling.max_tokens == 3
-
-
-def test_completion_takes_a_prompt_or_a_list_of_one():
-    assert parse_completion({"model": "m", "prompt": ["p"]}, "id", "m").request.prompt == "p"
-    for prompt in (["a", "b"], [1, 2], [], None):
-        with pytest.raises(RequestError, match="prompt"):
-            parse_completion({"model": "m", "prompt": prompt}, "id", "m")
-
-
-def test_an_unknown_model_is_404():
-    with pytest.raises(HttpError, match="'other' does not exist here; this server has 'm'") as caught:
-        parse_chat(CHAT | {"model": "other"}, "id", "m")
-    assert caught.value.status == 404
-
-
-def test_the_forms_of_a_chat():
-    reply = parse_chat(CHAT | {"stream": True, "stream_options": {"include_usage": True}}, "id", "m")
-    last = Delta("", 0, "stop", Usage(3, 2))
-    events = [json.loads(line[6:]) for line in reply.shape.closing(last).decode().split("\n\n") if line]
-    assert events[0]["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]
-    assert events[0]["usage"] is None
-    assert events[1]["choices"] == []
-    assert events[1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-    whole = reply.whole("text", last)
-    assert whole["object"] == "chat.completion"
-    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "text"}
-
-
 def test_a_log_line_is_json():
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -126,6 +68,12 @@ def test_a_log_line_is_json():
     record = json.loads(line)
     assert record.pop("time").endswith("Z")
     assert record == {"level": "info", "event": "ready", "model": "m", "seconds": 1.5}
+
+
+def test_another_librarys_record_says_whose_it_is():
+    record = logging.LogRecord("asyncio", logging.WARNING, "", 0, "slow by %d s", (3,), None)
+    line = json.loads(JsonLines().format(record))
+    assert (line["level"], line["event"], line["logger"]) == ("warning", "slow by 3 s", "asyncio")
 
 
 def test_metrics_are_prometheus_text():
