@@ -81,8 +81,7 @@ class Batcher:
             torch.set_num_threads(self._bounds.threads)  # counts for the thread that says it
             while self._receive():
                 self._begin()
-                for batch in self._writing:
-                    self._guarded(batch.answers, self._write, batch, [answer.tokens[-1:] for answer in batch.answers])
+                self._step()
             reason = "the engine was stopped"
         except _DeviceLostError as lost:
             reason = str(lost)
@@ -116,6 +115,10 @@ class Batcher:
                 self._waiting.popleft()
                 begun.append(batch)
         self._gather(begun)
+
+    def _step(self) -> None:
+        for batch in self._writing:
+            self._guarded(batch.answers, self._write, batch, [answer.tokens[-1:] for answer in batch.answers])
 
     def _open(self, begun: list[_Batch]) -> list[Answer]:
         return [answer for batch in (*self._writing, *begun) for answer in batch.answers if not answer.over]
