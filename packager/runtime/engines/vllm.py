@@ -28,7 +28,7 @@ from .decode import Detokenizer
 from .vllm_logs import one_line
 from .vllm_options import MOST_LOGPROBS, Place, VllmOptions, engine_arguments
 from .vllm_process import ON_CPU, EngineProcess
-from .vllm_requests import REFUSALS, Prompts, logprobs_of, lora_requests, one_token, refusal, sampling_params
+from .vllm_requests import REFUSALS, Prompts, first_requests, logprobs_of, lora_requests, refusal, sampling_params
 
 
 class VllmEngine:
@@ -59,9 +59,10 @@ class VllmEngine:
         return EngineFacts("vllm", setup.version, setup.model, model.context, setup.slots, features)
 
     async def _prove(self, llm: Any) -> None:
-        """Have the model write a token, and load every adapter, so that what is wrong with them is found now."""
-        async for _ in self._process.steps("start", [0], one_token()):
-            pass
+        """Have the model write tokens, and load every adapter, so that what is wrong with them is found now."""
+        for sampling in first_requests():
+            async for _ in self._process.steps("start", [0], sampling):
+                pass
         for name, adapter in self._adapters.items():
             try:
                 await llm.add_lora(adapter)

@@ -17,17 +17,20 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # A forked engine would inherit the server's sockets: clients would not see their connections end before it does.
 os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-# PyTorch's C++ code warns on standard error by itself.
+# Python's and PyTorch's warnings in vLLM's processes are for vLLM's authors.
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def _log_quietly() -> Path:
+def _private_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="packager-vllm-"))  # mode 0700
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(write_settings(folder, level.upper())))
+    # The sockets between vLLM's processes, which it leaves behind: by default in a folder that everybody can read.
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
     return folder
 
 
-LOGS = _log_quietly()
-"""Where vLLM's processes write their errors (vllm_logs.py)."""
+FOLDER = _private_folder()
+"""This process's and its engine's: settings, errors (vllm_logs.py), sockets. It goes with this process."""

@@ -55,9 +55,6 @@ def engine_arguments(setup: EngineSetup, options: VllmOptions, place: Place) -> 
         "enforce_eager": options.eager,
         "max_num_seqs": setup.slots,
         "max_logprobs": MOST_LOGPROBS,
-        # Ours count and log; vLLM's would do it a second time.
-        "disable_log_stats": True,
-        "enable_log_requests": False,
         "use_tqdm_on_load": False,
         **_executor(options, place),
         **_lora(setup, options),

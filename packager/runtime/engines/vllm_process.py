@@ -22,17 +22,21 @@ from vllm.platforms import current_platform
 from vllm.utils.system_utils import kill_process_tree
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.executor import Executor
 
 from ...errors import EngineError, LoadError
 from ..threads import in_daemon_thread
 from .cores import physical_cores
+from .vllm_executors import watched
+from .vllm_family import Family, ended
 from .vllm_logs import causes_so_far, one_line, root_cause
 
 ON_CPU: bool = current_platform.is_cpu()
 _NAME = "EngineCore"
 """What vLLM calls the process that it starts from this one; that one starts the workers of more than one GPU."""
-_STOP_SECONDS = 10.0
-"""vLLM's process takes a few seconds to give back what it holds; later than that it is killed."""
+_STOP_SECONDS = 1.0
+"""How long vLLM's process has to end by itself. It needs that only to abort requests; Python then takes seconds to
+take its modules apart. What it holds goes back to the system when it is killed."""
 _POLL_SECONDS = 0.05
 _EXIT = re.compile(rf"'{_NAME}': (-?\d+)")
 _ADVICE = "if memory is short, lower engine.context_length, engine.gpu_memory or serving.max_concurrency"
@@ -50,8 +54,8 @@ class EngineProcess:
         self._opening: asyncio.Future[Any] | None = None
         self._closing = False
         self._strangers: set[int | None] = set()
-        self._processes: list[BaseProcess] = []
-        self._logged = causes_so_far(vllm_environment.LOGS)
+        self._family: Family | None = None
+        self._logged = causes_so_far(vllm_environment.FOLDER)
 
     async def open(self, arguments: Mapping[str, Any]) -> Any:
         """Start vLLM with these keywords of AsyncEngineArgs; gives the AsyncLLM. Raises LoadError with vLLM's reason."""
@@ -60,7 +64,7 @@ class EngineProcess:
         llm = await asyncio.shield(self._opening)
         if self._closing:
             raise LoadError("the engine was stopped while it started")
-        self._llm, self._processes = llm, self._children()
+        self._llm, self._family = llm, Family(self._core())
         return llm
 
     def _make(self, arguments: Mapping[str, Any]) -> Any:
@@ -69,20 +73,24 @@ class EngineProcess:
         if ON_CPU:
             # vLLM computes on one thread unless it is told; one core is left to the server.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, physical_cores() - 1)))
+        if arguments["enforce_eager"]:
+            # vLLM's own word leaves its helper functions to be compiled at the first request that needs one.
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
             if self._closing:
                 return None
-            return AsyncLLM.from_vllm_config(config, disable_log_stats=bool(arguments["disable_log_stats"]))
+            executor = watched(Executor.get_class(config))
+            return AsyncLLM(config, executor_class=executor, log_stats=False, log_requests=False)
         except Exception as error:
             why = f"vLLM cannot start: {self._why(error)}"
             raise LoadError(why, where=str(arguments["model"]), mend=_ADVICE) from error
 
     def _why(self, error: Exception) -> str:
-        if cause := root_cause(vllm_environment.LOGS, self._logged):
+        if cause := root_cause(vllm_environment.FOLDER, self._logged):
             return cause
         exited = _EXIT.search(str(error))
-        return one_line(error) if exited is None else f"its process {_ended(int(exited[1]))}"
+        return one_line(error) if exited is None else f"its process {ended(int(exited[1]))}"
 
     async def steps(self, request_id: str, ids: list[int], params: Any, lora: Any = None) -> AsyncGenerator[Any]:
         """One request's steps as vLLM's CompletionOutput, each with what it added. Raises EngineError, and REFUSALS.
@@ -106,13 +114,13 @@ class EngineProcess:
 
     def death(self) -> str:
         """What it died of; empty while it lives. Cheap."""
-        if self._llm is None or not self._llm.errored:
+        if self._llm is None or self._family is None:
             return ""
-        code = next((one.exitcode for one in self._processes if one.exitcode is not None), None)
-        if code is not None and code < 0:
-            return f"vLLM's process {_ended(code)}"
-        cause = root_cause(vllm_environment.LOGS, self._logged)
-        return f"vLLM failed: {cause}" if cause else "vLLM's process ended"
+        if loss := self._family.loss():
+            return loss
+        if not self._llm.errored:
+            return ""
+        return f"vLLM failed: {root_cause(vllm_environment.FOLDER, self._logged) or 'it does not say why'}"
 
     async def close(self) -> None:
         """Give everything back, the processes too, also in the middle of a start. Idempotent."""
@@ -122,7 +130,13 @@ class EngineProcess:
         if llm is None and opening is not None:
             llm = await self._interrupted(opening)
         if llm is not None:
-            await in_daemon_thread(partial(llm.shutdown, timeout=_STOP_SECONDS))
+            await in_daemon_thread(partial(self._end, llm))
+
+    def _end(self, llm: Any) -> None:
+        """In a thread."""
+        llm.shutdown(timeout=_STOP_SECONDS)
+        if self._family is not None:
+            self._family.bury()
 
     async def _interrupted(self, opening: "asyncio.Future[Any]") -> Any:
         """End a start, which nothing but the death of its process ends; gives what it made all the same."""
@@ -132,14 +146,11 @@ class EngineProcess:
             await asyncio.wait({opening}, timeout=_POLL_SECONDS)
         return None if opening.exception() else opening.result()
 
+    def _core(self) -> BaseProcess:
+        if not (found := self._children()):
+            raise LoadError("vLLM's process ended as soon as it had started", mend=_ADVICE)
+        return found[0]
+
     def _children(self) -> list[BaseProcess]:
         found = multiprocessing.active_children()
         return [one for one in found if one.name.startswith(_NAME) and one.pid not in self._strangers]
-
-
-def _ended(code: int) -> str:
-    """How a process ended, by its exit code as multiprocessing has it."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    killed = f"was killed by {signal.Signals(-code).name}"
-    return f"{killed} (the kernel does that when memory runs out)" if -code == signal.SIGKILL else killed

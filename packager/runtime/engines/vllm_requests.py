@@ -5,7 +5,7 @@ from . import vllm_environment  # noqa: F401
 
 # isort: split
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from vllm.renderers import ChatParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from ...errors import ContextLengthError, EngineError, RequestError
-from ..engine import GenerationRequest, Likely, OutputForm, TokenLogprob
+from ..engine import GenerationRequest, Likely, Message, OutputForm, TokenLogprob
 from .decode import Detokenizer
 
 REFUSALS: tuple[type[Exception], ...] = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
 """What vLLM raises when a request asks what it does not do; before VLLMClientError it was ValueError alone."""
+_SHORT = 2000
+"""Characters of a prompt that are tokenized on the event loop: the way to vLLM's own thread and back takes longer."""
 _OUTPUTS = {"json_schema": "json", "grammar": "grammar", "regex": "regex"}
 _GIVEN = (
     "temperature",
@@ -76,13 +78,23 @@ class Prompts:
         return True
 
     async def _token_ids(self, request: GenerationRequest) -> list[int]:
-        if request.messages is None:
-            (rendered,) = await self._renderer.render_cmpl_async([{"prompt": request.prompt}], self._whole)
-        else:
-            chat = [message.plain() for message in request.messages]
-            _, (rendered,) = await self._renderer.render_chat_async([chat], self._chat, self._rendered)
+        rendered = (
+            await self._chat_prompt(request.messages) if request.messages else await self._prompt(request.prompt or "")
+        )
         ids: list[int] = rendered["prompt_token_ids"]
         return ids
+
+    async def _prompt(self, text: str) -> Any:
+        prompts = [{"prompt": text}]
+        if len(text) < _SHORT:
+            return self._renderer.render_cmpl(prompts, self._whole)[0]
+        return (await self._renderer.render_cmpl_async(prompts, self._whole))[0]
+
+    async def _chat_prompt(self, messages: Sequence[Message]) -> Any:
+        chats = [[message.plain() for message in messages]]
+        if sum(len(message.content) for message in messages) < _SHORT:
+            return self._renderer.render_chat(chats, self._chat, self._rendered)[1][0]
+        return (await self._renderer.render_chat_async(chats, self._chat, self._rendered))[1][0]
 
 
 def lora_requests(adapters: Mapping[str, Path]) -> dict[str, LoRARequest]:
@@ -91,9 +103,13 @@ def lora_requests(adapters: Mapping[str, Path]) -> dict[str, LoRARequest]:
     return {name: LoRARequest(name, number, str(folder)) for number, (name, folder) in named}
 
 
-def one_token() -> VllmSampling:
-    """For a first request, which proves that the model computes."""
-    return VllmSampling(max_tokens=1, output_kind=RequestOutputKind.DELTA)
+def first_requests() -> tuple[VllmSampling, ...]:
+    """One token each, by every way to choose a token that is compiled when it is first taken: no later one waits for it."""
+    plain = VllmSampling(max_tokens=1, temperature=1, logprobs=1)
+    narrow = VllmSampling(
+        max_tokens=1, temperature=1, top_k=2, top_p=0.5, structured_outputs=StructuredOutputsParams(regex=".")
+    )
+    return plain, narrow
 
 
 def sampling_params(request: GenerationRequest, defaults: Mapping[str, Any], room: int) -> VllmSampling:

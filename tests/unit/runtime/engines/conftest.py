@@ -12,5 +12,8 @@ NEEDS = {
     "test_engines_transformers_batching.py": "bitsandbytes",
     "test_engines_transformers_rows.py": "bitsandbytes",
     "test_engines_transformers_sampling.py": "bitsandbytes",
+    "test_engines_vllm.py": "vllm",
+    "test_engines_vllm_life.py": "vllm",
+    "test_engines_vllm_native.py": "vllm",
 }
 collect_ignore = [name for name, library in NEEDS.items() if find_spec(library) is None]
