@@ -188,7 +188,8 @@ class EngineSetup:
     `weights` is the file or folder the engine opens (None for an engine without weights), `options`
     are the engine's own words from the spec, `slots` bounds the requests that run at once, and
     `chat_template` is Jinja text that replaces the one in the weights. `quantization` is what the engine does to
-    the weights when it loads them (`none`: it takes them as they are), `adapters` are folders of LoRA adapters by name.
+    the weights when it loads them (`none`: it takes them as they are), `adapters` are folders of LoRA adapters by name. `own_code` lets
+    the weights' own Python run: the spec vouches for each file of it by its sha256.
     """
 
     model: str
@@ -199,6 +200,7 @@ class EngineSetup:
     chat_template: str | None = None
     quantization: str = "none"
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    own_code: bool = False
 
 
 class Engine(Protocol):

@@ -51,6 +51,7 @@ def _setup(manifest: Manifest, package: Path, root: Path, adapters: Mapping[str,
         slots=manifest.serving.max_concurrency,
         chat_template=_chat_template(manifest, package),
         quantization=manifest.engine.quantization,
+        own_code=bool(manifest.weights and manifest.weights.trusted_code),
         adapters=adapters,
     )
 
