@@ -34,8 +34,6 @@ _CACHE_SHARE = 0.8
 """Of the memory that is free once the model is loaded, for keys and values; the rest is for what a forward needs."""
 _BYTES = {"int8": 1.0, "int4": 0.5, "nf4": 0.5}
 """A parameter's, quantized."""
-_FAILURES = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, AssertionError)
-"""What the library raises for a folder that it cannot open, or a model that its kernels cannot compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def _quiet() -> None:
 def _read(folder: Path, what: str, kind: Any) -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _FAILURES as error:
+    except Exception as error:  # the library's own, and plain ones of its Rust parts
         raise LoadError(
             f"transformers {transformers.__version__} cannot read {what}: {_reason(error)}",
             where=str(folder),
@@ -134,7 +132,7 @@ def _model(folder: Path, config: Any, setup: EngineSetup, options: TransformersO
         )
     except torch.OutOfMemoryError as error:
         raise _too_large(folder, f"the GPU has not enough memory for the model: {_reason(error)}") from error
-    except _FAILURES as error:
+    except Exception as error:
         raise LoadError(
             f"transformers {transformers.__version__} cannot load the model: {_reason(error)}",
             where=str(folder),
@@ -223,7 +221,9 @@ def _network(folder: Path, model: Any) -> Network:
     try:
         return Network.of(model)
     except ValueError as error:
-        raise LoadError(f"the architecture cannot be served: {error}", where=str(folder), mend="take another") from error
+        raise LoadError(
+            f"the architecture cannot be served: {error}", where=str(folder), mend="take another"
+        ) from error
 
 
 def _columns(folder: Path, network: Network, context: int, slots: int) -> int:
@@ -232,7 +232,7 @@ def _columns(folder: Path, network: Network, context: int, slots: int) -> int:
     try:
         logits = rows.forward([[0]])
         choose([Choice(SamplingParams(temperature=0), Defaults(), [0], logits[0])], logits)
-    except _FAILURES as error:
+    except Exception as error:
         raise LoadError(
             f"the model is loaded and cannot compute: {_reason(error)}",
             where=str(folder),
