@@ -42,6 +42,7 @@ def servers(work: Path, slots: int, *, environment: bool) -> list[Server]:
     peers = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PEERS)])}
     vendored = {"PYTHONPATH": str(package / "packages")}
     stream = {"stream": True}
+    openai = {"stream": True, "model": "hello"}
     return [
         Server(BASE, [*bento, "bento:Service"], "/generate", env={**peers, "TRACED": "yes"}),
         Server(f"{BASE}, spans left out", [*bento, "bento:Service"], "/generate", env={**peers, "TRACED": "no"}),
@@ -49,6 +50,7 @@ def servers(work: Path, slots: int, *, environment: bool) -> list[Server]:
         Server(LEAST, [sys.executable, "-m", "uvicorn", "raw:app", *quick], "/generate", env=peers),
         Server(OURS_BENTO, bento, "/predict", stream, cwd=package, extra=2),
         Server(OURS, runner, "/predict", stream, vendored, package, 2),
+        Server(f"{OURS}, OpenAI's completions", runner, "/v1/completions", openai, vendored, package, 2),
         Server(CEILING, [sys.executable, "blast.py", "{port}", "{events}"], "/"),
     ]
 
