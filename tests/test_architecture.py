@@ -202,7 +202,7 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
         target = tmp_path / "elsewhere" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    adapters = ("engines/llama_cpp.py", "engines/ctranslate2.py", "engines/chat_template.py")
+    adapters = ("engines/llama_cpp.py", "engines/ctranslate2.py", "engines/converted.py", "engines/chat_template.py")
     adapters += tuple(f"engines/vllm{part}.py" for part in ("", "_executors", "_family", "_process", "_requests"))
     optional = (*adapters, "server/bento.py", "__main__.py")
     modules = [path for path in runtime_files() if path.endswith(".py") and not path.endswith(optional)]
@@ -226,7 +226,8 @@ def test_the_container_side_needs_only_what_its_packages_require() -> None:
 
     distribution = {"prometheus_client": "prometheus-client"}
     # And their recipes' companions.
-    engines = {"xllamacpp", "bentoml", "ctranslate2", "tokenizers", "jinja2", "vllm", "psutil", "transformers", "torch"}
+    engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch"}
+    engines |= {"ctranslate2", "numpy", "tokenizers", "jinja2"}
     named = {requirement.split(">")[0] for requirement in REQUIREMENTS["standalone"]}
     for name in [name for name in MODULES if name.startswith(("runtime/", "weights/"))]:
         for node in ast.walk(TREES[name]):
