@@ -12,8 +12,8 @@ RECIPE = Recipe(
     weights=("config.json", "model.bin", "tokenizer.json"),
     folder=True,
     data_files=("model.bin",),  # CTranslate2's own binary format
-    converter="ct2-transformers-converter --model FROM --output_dir TO --quantization int8 --copy_files tokenizer.json",
-    companions=("jinja2>=3.1.5,<4", "tokenizers>=0.22,<0.24"),
+    converter="ct2-transformers-converter --model FROM --output_dir TO --quantization int8 --copy_files tokenizer.json tokenizer_config.json generation_config.json",
+    companions=("jinja2>=3.1.6,<4", "tokenizers>=0.22,<0.24"),
     system_packages={"libgomp1": "OpenMP (libgomp.so.1)"},
     gpu_note=(
         "ctranslate2 loads libcublas.so.12, which its wheel lacks: take a base with CUDA 12, or add nvidia-cublas-cu12 "

@@ -1,6 +1,6 @@
 """The engines under test, each started once for all tests of its case.
 
-A case that is not `whole` runs the tests marked `every_model` only.
+A case that is not `whole` runs the tests marked `every_model` only. A module's NOT_FOR names engines it says nothing of.
 """
 
 from collections.abc import AsyncIterator
@@ -22,7 +22,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _left_out(item: pytest.Item) -> bool:
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-    return isinstance(case, Case) and not case.whole and item.get_closest_marker("every_model") is None
+    if not isinstance(case, Case):
+        return False
+    partial = not case.whole and item.get_closest_marker("every_model") is None
+    return partial or case.kind in getattr(item.module, "NOT_FOR", ())
 
 
 @pytest.fixture(scope="session")
