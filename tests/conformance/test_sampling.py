@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from asking import PROMPT, ask, read, text_of
-from cases import SLOTS
+from cases import SLOTS, Case
 
 from packager.errors import RequestError
 from packager.runtime.engine import Delta, Engine, EngineFacts, GenerationRequest, SamplingParams, TokenLogprob
