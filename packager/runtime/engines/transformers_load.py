@@ -7,6 +7,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,11 @@ def load(folder: Path, setup: EngineSetup, options: TransformersOptions) -> Load
         )
     template = read_chat_template(folder, setup.chat_template, tokenizer.special_tokens_map)
     network = _network(folder, _model(folder, config, setup, options))
-    words = Words(Detokenizer(tokenizer.backend_tokenizer), _ends(network.model, tokenizer), _defaults(network.model))
+    words = Words(
+        Detokenizer(tokenizer.backend_tokenizer),
+        _ends(network.model, tokenizer),
+        Defaults.of(network.model.generation_config),
+    )
     columns = _columns(folder, network, context, setup.slots)
     bounds = Bounds(setup.slots, columns, _PIECE.get(network.device.type, _PIECE["cuda"]), threads)
     tokens = network.model.get_input_embeddings().weight.shape[0]
@@ -213,10 +218,6 @@ def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset()
 
 
-def _defaults(model: Any) -> Defaults:
-    return Defaults.of(model.generation_config)
-
-
 def _network(folder: Path, model: Any) -> Network:
     try:
         return Network.of(model)
@@ -262,7 +263,7 @@ def _free(device: Any) -> int:
 def release() -> None:
     """Give the memory of a model that nobody holds any more back to the device."""
     gc.collect()
-    if torch.cuda.is_available():
+    with suppress(RuntimeError):  # a GPU that was lost has nothing to give
         torch.cuda.empty_cache()
 
 
