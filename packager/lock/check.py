@@ -17,6 +17,7 @@ def check(file: SpecFile) -> None:
         *_formats(file),
         *_parallel(file),
         *_options(file),
+        *_native(file),
         *_base(file),
     )
     if problems:
@@ -120,6 +121,16 @@ def _options(file: SpecFile) -> tuple[Problem, ...]:
             Problem(what, file.where("engine", "double_quantization"), "write `quantization: nf4`, or remove it")
         )
     return tuple(found)
+
+
+def _native(file: SpecFile) -> tuple[Problem, ...]:
+    """`serving.api: native` needs an engine with an OpenAI server of its own."""
+    kind = file.spec.engine.kind
+    if file.spec.serving.api != "native" or RECIPES[kind].native:
+        return ()
+    can = listed([one.engine for one in RECIPES.values() if one.native])
+    what = f"the engine {kind} has no OpenAI server of its own"
+    return (Problem(what, file.where("serving", "api"), f"write `api: packager`, or use the engine {can}"),)
 
 
 def _base(file: SpecFile) -> tuple[Problem, ...]:

