@@ -62,12 +62,11 @@ class Exchange:
         self.sent: list[bytes] = []
         self.began = monotonic()
         self._scope = scope
+        self._fields = dict(reversed(scope["headers"]))  # of one that stands twice the first
         self._receive = receive
         self._send = send
         self._bounds = bounds
-        self._unread = self.header(b"content-length") != b"0" and (
-            self.header(b"content-length") is not None or self.header(b"transfer-encoding") is not None
-        )
+        self._unread = b"transfer-encoding" in self._fields or self._fields.get(b"content-length", b"0") != b"0"
         asked = self.header(b"x-request-id") or b""
         self.their_id = asked.decode() if _REQUEST_ID.fullmatch(asked) else ""
         self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", (self.their_id or self.id).encode())]
@@ -85,7 +84,7 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name (in lower case)."""
-        return next((value for key, value in self._scope["headers"] if key == name), None)
+        return self._fields.get(name)
 
     async def json(self) -> Any:
         """The body as JSON, read strictly. Raises HttpError (408, 413, 415) or RequestError."""
@@ -119,8 +118,8 @@ class Exchange:
             if size > self._bounds.body:
                 raise self._too_large()
             pieces.append(piece)
-            more = message.get("more_body", False)
-            limit.reschedule(begun + self._bounds.body_seconds + size / self._bounds.body_rate)
+            if more := message.get("more_body", False):
+                limit.reschedule(begun + self._bounds.body_seconds + size / self._bounds.body_rate)
         self._unread = False
         body = b"".join(pieces)
         if self.keeps_texts:

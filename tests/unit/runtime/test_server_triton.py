@@ -92,6 +92,7 @@ def test_generate_stream(server, stream):
         ("/generate_stream", {"text_input": "a", "exclude_input_in_output": False}, "exclude_input_in_output"),
         ("/generate", {"text_input": "a", "bad_words": "b"}, "bad_words is not supported"),
         ("/generate", {"text_input": "a", "return_logprobs": True}, "return_logprobs is not supported"),
+        ("/generate", {"text_input": "a", "return_finish_reason": [None]}, "must be true or false"),
         ("/generate", {"text_input": "a", "parameters": {"n": 2}}, "n is not supported"),
         ("/generate", {"text_input": "a", "parameters": 1}, "parameters must be a JSON object"),
         ("/generate", {"text_input": "a", "sampling_parameters": "{"}, "not JSON"),
