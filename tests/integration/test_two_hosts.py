@@ -5,6 +5,7 @@ other one does instead.
 """
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -503,3 +504,10 @@ def test_no_spans_and_uvloop(host, tmp_path):
             assert {answer.headers["x-loop"] for answer in answers.values()} == {"uvloop"}
             traced = {path for path, answer in answers.items() if answer.headers["x-traced"] == "yes"}
             assert traced == {"/healthz"}
+
+
+def test_the_table_has_these_tests():
+    """Each row names its test, and each test has its row."""
+    page = Path(__file__).resolve().parents[2] / "docs/explanation/serving.md"
+    named = re.findall(r"\| `(test_\w+)` \|$", page.read_text("utf-8"), re.MULTILINE)
+    assert sorted([*named, "test_the_table_has_these_tests"]) == sorted(n for n in globals() if n.startswith("test_"))
