@@ -1,6 +1,7 @@
 """The transformers adapter on a GPU: what a CPU cannot show. Runs where torch sees one; needs pytest alone."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,13 +138,14 @@ def test_a_model_that_the_gpu_cannot_hold_is_a_load_error(llama: Path, runner: a
 
 
 def test_stopping_gives_the_memory_back(llama: Path, runner: asyncio.Runner) -> None:
+    gc.collect()
     before = torch.cuda.memory_allocated()
     adapter = open_engine("transformers", make_setup(llama, SLOTS))
     runner.run(adapter.start())
     runner.run(read(adapter, ask()))
     assert torch.cuda.memory_allocated() > before
     runner.run(adapter.stop())
-    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_allocated() <= before
 
 
 LOST = """
