@@ -203,7 +203,9 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     adapters = ("engines/llama_cpp.py", "engines/ctranslate2.py", "engines/converted.py", "engines/chat_template.py")
-    adapters += tuple(f"engines/vllm{part}.py" for part in ("", "_executors", "_family", "_process", "_requests"))
+    adapters += tuple(
+        f"engines/vllm{part}.py" for part in ("", "_executors", "_family", "_native", "_process", "_requests")
+    )
     optional = (*adapters, "server/bento.py", "__main__.py")
     modules = [path for path in runtime_files() if path.endswith(".py") and not path.endswith(optional)]
     modules = [path for path in modules if "engines/transformers" not in path]

@@ -4,7 +4,7 @@ The model runs in a process of vLLM's (vllm_process.py). Requests become vLLM's 
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,8 @@ from .vllm_logs import one_line
 from .vllm_options import MOST_LOGPROBS, Place, VllmOptions, engine_arguments
 from .vllm_process import ON_CPU, EngineProcess
 from .vllm_requests import REFUSALS, Prompts, first_requests, logprobs_of, lora_requests, refusal, sampling_params
+
+ASGI = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class VllmEngine:
@@ -68,6 +70,15 @@ class VllmEngine:
                 await llm.add_lora(adapter)
             except Exception as error:
                 raise LoadError(f"the adapter {name}: {one_line(error)}", where=adapter.lora_path) from error
+
+    async def native_app(self, tool_parser: str | None = None) -> ASGI:
+        """The started engine's own OpenAI server, over the same model (see vllm_native.py).
+
+        Raises EngineError when the engine does not serve.
+        """
+        from .vllm_native import native_app  # it brings a web framework
+
+        return await native_app(self._alive().llm, self._setup, tool_parser)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         run = self._open[request.id] = _Run(request.sampling)
@@ -122,6 +133,7 @@ class _Model:
     """What is known of the model once it is loaded."""
 
     def __init__(self, llm: Any, template: str | None) -> None:
+        self.llm = llm
         self.context: int = llm.model_config.max_model_len
         self.defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
         self.prompts = Prompts(llm.renderer, template, self.context)

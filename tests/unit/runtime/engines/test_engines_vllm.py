@@ -4,18 +4,30 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import get_args
 
 import pytest
 import pytest_asyncio
 from fakes.engines import make_setup
 from fakes.lora import write_adapter
 from fakes.models import write_model
+from vllm.config.cache import CacheDType
+from vllm.config.lora import MaxLoRARanks
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from packager.errors import ContextLengthError, RequestError
 from packager.runtime.engine import Delta, GenerationRequest, Message, OutputForm, SamplingParams
+from packager.runtime.engines import read_options
 from packager.runtime.engines.vllm import VllmEngine
+from packager.runtime.engines.vllm_options import Place, VllmOptions, engine_arguments
+from packager.spec.engine import VllmSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CONTEXT, SLOTS = 256, 4
@@ -23,7 +35,7 @@ OPTIONS = {"context_length": CONTEXT, "dtype": "float32", "eager": True, "kv_cac
 GREEDY = {"temperature": 0, "max_tokens": 16}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose own defaults are greedy, and a penalty."""
     folder = write_model(tmp_path_factory.mktemp("vllm") / "llama", context_length=CONTEXT)
@@ -33,7 +45,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def engine(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
     folder = tmp_path_factory.mktemp("adapters")
     adapters = {
@@ -58,6 +70,24 @@ async def read(engine: VllmEngine, request: GenerationRequest) -> list[Delta]:
 
 async def text(engine: VllmEngine, request: GenerationRequest) -> str:
     return "".join(delta.text for delta in await read(engine, request))
+
+
+def arguments(*, cpu: bool = True, quantization: str = "none", **options: object) -> dict:
+    setup = replace(make_setup(Path("w"), quantization=quantization, **options), adapters={"a": Path("a")})
+    return engine_arguments(setup, read_options(VllmOptions, setup), Place(cpu=cpu, quantized=False))
+
+
+async def test_every_argument_is_one_of_the_installed_vllms():
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    assert arguments().keys() | arguments(cpu=False).keys() <= known
+    assert {"vllm_config", "executor_class", "log_stats", "log_requests"} <= signature(AsyncLLM).parameters.keys()
+
+
+async def test_the_words_of_the_spec_are_vllms():
+    assert set(get_args(VllmSpec.model_fields["kv_cache"].annotation)) <= set(get_args(CacheDType))
+    assert set(get_args(VllmSpec.model_fields["max_lora_rank"].annotation)) <= set(get_args(MaxLoRARanks))
+    assert arguments(quantization="fp8")["quantization"] in QUANTIZATION_METHODS
+    assert resolve_name(arguments()["distributed_executor_backend"].replace(".Uni", ":Uni")) is UniProcExecutor
 
 
 async def test_what_it_can_do(engine):

@@ -1,9 +1,9 @@
 """vLLM's process: killed, stopped, interrupted, started again; and starts that fail."""
 
 import asyncio
-import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -48,9 +48,8 @@ def family() -> list[psutil.Process]:
     return [one for one in found if "resource_tracker" not in " ".join(one.cmdline())]
 
 
-def core() -> int:
-    (process,) = [one for one in multiprocessing.active_children() if one.name == "EngineCore"]
-    return process.pid
+def core(engine: VllmEngine) -> int:
+    return engine._process._family._core.pid
 
 
 def shared_memory(pid: int) -> set[int]:
@@ -80,10 +79,10 @@ async def killed(weights: Path) -> AsyncIterator[dict]:
     for stream in streams:
         await anext(stream)
     reading = [asyncio.create_task(_rest(stream)) for stream in streams]
-    memory = shared_memory(core())
+    memory = shared_memory(core(engine))
     seen["memory"] = left_in_memory(memory)
     began = time.monotonic()
-    os.kill(core(), signal.SIGKILL)
+    os.kill(core(engine), signal.SIGKILL)
     seen["errors"] = await asyncio.gather(*reading)
     seen["errors after"] = time.monotonic() - began
     await until(lambda: not engine.health().alive)
@@ -146,7 +145,7 @@ async def test_ctrl_c_is_for_the_server(killed):
     async for delta in engine.stream(ask()):
         got += delta.tokens
         if got == delta.tokens:
-            os.kill(core(), signal.SIGINT)
+            os.kill(core(engine), signal.SIGINT)
     assert delta.finish_reason == "length"
     assert got == 200
 
@@ -182,6 +181,40 @@ async def test_a_start_that_is_cancelled_leaves_nothing(weights):
     assert family() == before
 
 
+SERVER = """
+import asyncio, multiprocessing, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from fakes.engines import make_setup
+from packager.runtime.engines.vllm import VllmEngine
+
+async def main():
+    engine = VllmEngine(make_setup(Path(sys.argv[1]), context_length=256, eager=True, kv_cache_gib=0.125))
+    await engine.start()
+    print(*(one.pid for one in multiprocessing.active_children()), flush=True)
+    await asyncio.sleep(1000)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+TESTS = Path(__file__).resolve().parents[3]
+
+
+async def test_it_ends_with_a_server_that_was_killed(weights, tmp_path):
+    """vLLM's own engine process stays, with all its memory, and the next server finds none."""
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    argv = [sys.executable, str(script), str(weights), str(TESTS)]
+    server = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    core = psutil.Process(int(await server.stdout.readline()))
+    assert core.is_running()
+    server.kill()
+    await server.wait()
+    await until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)
+
+
 async def test_a_model_that_vllm_does_not_know(tmp_path):
     folder = write_model(tmp_path / "model")
     config = (folder / "config.json").read_text().replace("LlamaForCausalLM", "NowhereForCausalLM")
@@ -202,13 +235,14 @@ async def test_a_config_that_cannot_be_read(tmp_path, text):
 
 async def test_no_room_for_the_cache(weights):
     """The reason is known in vLLM's process only."""
+    before = family()
     engine = VllmEngine(setup(weights, kv_cache_gib=1e-6))
     with pytest.raises(LoadError, match="No available memory for the cache blocks") as caught:
         await engine.start()
     assert "\n" not in str(caught.value)
     assert "serving.max_concurrency" in caught.value.problems[0].mend
     await engine.stop()
-    assert not [one for one in multiprocessing.active_children() if one.name == "EngineCore" and not one.is_alive()]
+    assert family() == before
 
 
 async def test_an_adapter_of_too_large_a_rank(weights, tmp_path):
