@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -124,7 +124,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def allow_many_files() -> None:
     """Take all the file descriptors that the system would give: containers often begin with 1024 of many more."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError, OSError):  # a system that does not give what it says: then it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _BrokenStreams(logging.Filter):

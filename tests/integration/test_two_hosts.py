@@ -306,6 +306,14 @@ def test_a_head_without_an_end(fast, host):
             assert host == BENTO
 
 
+def test_a_client_that_would_rather_speak_http_2(fast, host):
+    """As Java's HttpClient does. BentoML's uvicorn takes the body for HTTP/2's."""
+    body = b'{"prompt": "a"}'
+    with connected(fast) as connection:
+        connection.sendall(request("/predict", body, "connection: upgrade", "upgrade: h2c"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 " if host == OURS else b"HTTP/1.1 400 ")
+
+
 def test_cors(server):
     for origin, allowed in (("https://app.example.com", "https://app.example.com"), ("https://evil.example", None)):
         headers = LOCKED | {"Origin": origin}

@@ -7,6 +7,7 @@ requests without a bound, and while it does it cannot see that the client has le
 """
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ from ..inputs import new_id
 from ..logs import event
 from .bounds import Bounds
 from .http import HttpError, error_body
+
+_UPGRADE = re.compile(rb"\r\n(upgrade)[ \t]*:", re.IGNORECASE)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -45,6 +48,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_bytes += len(data)
         if not self._in_body:
             self._await_head()
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._idle_bytes > self._bounds.head and not self.transport.is_closing():
             self._refuse(431, "the request's head is too large")
@@ -120,6 +124,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(_answer(request, status, what))
             event("request", request=request, status=status, reason=what)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The beginning of a request, its wish for another protocol made unreadable.
+
+    A server may ignore it (RFC 9110, 7.8), but httptools would take the body for that protocol's. Java's HttpClient
+    wishes for h2c with every request.
+    """
+    end = data.find(b"\r\n\r\n")
+    found = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
+    return data if found is None else data[: found.start(1)] + b"ignored" + data[found.end(1) :]
 
 
 def _answer(request: str, status: int, what: str) -> bytes:

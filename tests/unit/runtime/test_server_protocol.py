@@ -121,6 +121,26 @@ def test_a_body_in_chunks_of_one_byte(server):
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize(("size", "first"), [(40, b"HTTP/1.1 100 "), (300_000_000, b"HTTP/1.1 413 ")])
+def test_a_client_that_asks_whether_to_send_its_body(server, size, first):
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % size
+    with connected(server) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(first)
+        if size == 40:
+            connection.sendall(b'{"prompt": "a"}'.ljust(40))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_would_rather_speak_http_2(server):
+    """As Java's HttpClient and `curl --http2` do; it is answered in HTTP/1.1."""
+    body = json.dumps({"prompt": "a"}).encode()
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n"
+    with connected(server) as connection:
+        connection.sendall(head % len(body) + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("sent", [b"GET /livez HTTP/1.1\r\nhost", b"GE", b"GET /livez HTTP/1.1\r\nhost: x\r\n"])
 def test_a_head_that_does_not_come(hasty, sent):
     with connected(hasty) as connection:
