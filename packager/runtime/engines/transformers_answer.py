@@ -68,7 +68,7 @@ class Answer:
         text, met = self._stop.feed(piece)
         likely = () if self.sampling.logprobs is None else (self._likely(chosen),)
         logprobs = self._held.feed(likely, piece, text)
-        if ended or met or self.written == self.sampling.max_tokens:
+        if ended or met or self.written >= (self.sampling.max_tokens or 0):
             self._end(text, logprobs, met=met, reason="stop" if ended or met else "length")
         else:
             self._call.put(Delta(text, 1, logprobs=logprobs))
