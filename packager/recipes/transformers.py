@@ -14,7 +14,7 @@ RECIPE = Recipe(
     weights=("config.json", ".safetensors"),
     folder=True,
     own_code=True,
-    companions=("accelerate>=1.1", "torch>=2.13,<2.14"),
+    companions=("accelerate>=1.1", "jinja2>=3.1.6,<4", "tokenizers>=0.23.1,<0.24", "torch>=2.13,<2.14"),
     plugins=dict.fromkeys(("int8", "int4", "nf4"), ("bitsandbytes==0.50.2",)),
     system_packages={"libgomp1": "OpenMP: torch and bitsandbytes compute on CPU with it (libgomp.so.1)"},
     floor=75,

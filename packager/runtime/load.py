@@ -31,7 +31,9 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
     with _phase("weights", metrics):
         root = await in_daemon_thread(lambda: ensure_weights(manifest, package, store))
         adapters = await in_daemon_thread(lambda: ensure_adapters(manifest, package, store))
-    engine = open_engine(manifest.engine.kind, _setup(manifest, package, root, adapters))
+    setup = _setup(manifest, package, root, adapters)
+    # Importing torch takes seconds, in which probes must be answered.
+    engine = await in_daemon_thread(lambda: open_engine(manifest.engine.kind, setup))
     with _phase("engine", metrics):
         try:
             facts = await engine.start()

@@ -65,8 +65,8 @@ def load(folder: Path, setup: EngineSetup, options: TransformersOptions) -> Load
     _quiet()
     threads = options.threads or physical_cores()
     torch.set_num_threads(threads)
-    config = _read(folder, "config.json", AutoConfig)
-    tokenizer = _read(folder, "the tokenizer", AutoTokenizer)
+    config = _read(folder, "config.json", AutoConfig, own_code=setup.own_code)
+    tokenizer = _read(folder, "the tokenizer", AutoTokenizer, own_code=setup.own_code)
     context = _context(config.get_text_config(decoder=True), tokenizer, options.context_length)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise LoadError(
@@ -92,9 +92,9 @@ def _quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for every matrix product, at int8
 
 
-def _read(folder: Path, what: str, kind: Any) -> Any:
+def _read(folder: Path, what: str, kind: Any, *, own_code: bool) -> Any:
     try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=own_code)
     except Exception as error:  # the library's own, and plain ones of its Rust parts
         raise LoadError(
             f"transformers {transformers.__version__} cannot read {what}: {_reason(error)}",
@@ -132,7 +132,7 @@ def _model(folder: Path, config: Any, setup: EngineSetup, options: TransformersO
             **words,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=setup.own_code,
             output_loading_info=True,
         )
     except torch.OutOfMemoryError as error:

@@ -43,6 +43,7 @@ def engine_arguments(setup: EngineSetup, options: VllmOptions, place: Place) -> 
     return {
         "model": str(setup.weights),
         "served_model_name": setup.model,
+        "trust_remote_code": setup.own_code,
         "max_model_len": options.context_length,
         "dtype": options.dtype,
         "quantization": None if place.quantized else _ONLINE.get(setup.quantization),

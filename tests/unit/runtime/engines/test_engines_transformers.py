@@ -389,3 +389,31 @@ async def test_nothing_reaches_for_the_network(llama: Path) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", OFFLINE, str(llama), stdout=pipe, stderr=pipe)
     printed, errors = await process.communicate()
     assert printed == b"True\n", errors.decode()
+
+
+async def test_code_of_the_weights_runs_only_where_the_spec_vouches_for_it(
+    copy: Path, engine: Engine, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    (copy / "modeling_own.py").write_text(f"""
+from transformers import LlamaConfig, LlamaForCausalLM
+
+open({str(ran)!r}, "w").close()
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+""")
+    classes = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    edit(copy / "config.json", model_type="own", architectures=["OwnForCausalLM"], auto_map=classes)
+    with pytest.raises(LoadError, match="contains custom code"):
+        await started(copy)
+    assert not ran.exists()
+    adapter = open_engine("transformers", replace(make_setup(copy, threads=1), own_code=True))
+    await adapter.start()
+    assert ran.exists()
+    request = ask(temperature=0)
+    assert text_of(await read(adapter, request)) == text_of(await read(engine, request))
+    await adapter.stop()
