@@ -115,6 +115,9 @@ def _options(file: SpecFile) -> tuple[Problem, ...]:
         if engine.kv_cache.startswith("q") and engine.flash_attention == "off":
             what = f"`kv_cache: {engine.kv_cache}` needs flash attention (llama.cpp: quantized V cache)"
             found.append(Problem(what, file.where("engine", "flash_attention"), "write `auto`, or `kv_cache: f16`"))
+    if engine.kind == "vllm" and engine.tool_parser and spec.serving.api != "native":
+        what = "`tool_parser` is for vLLM's own server, and packager's answers"
+        found.append(Problem(what, file.where("engine", "tool_parser"), "write `serving.api: native`, or remove it"))
     if engine.kind == "transformers" and engine.double_quantization and spec.quantization not in ("int4", "nf4"):
         what = f"`double_quantization` is for int4 and nf4, not for `quantization: {spec.quantization}`"
         found.append(

@@ -3,10 +3,13 @@
 Read this file to write an adapter: one Protocol with five methods, and the values it speaks in.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+ASGI = Callable[[Any, Any, Any], Awaitable[None]]
+"""An application that a server hands its connections' scope, receive and send."""
 
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 """Why a stream ended: the model or a stop string, a limit, the model calls tools, `abort`, or a failure."""
@@ -162,7 +165,7 @@ class EngineFacts:
     """What a started engine says of itself.
 
     `context_length` is the most tokens one request may hold, prompt and output together;
-    `slots` is how many requests run at once.
+    `slots` is how many requests run at once. `native` is the engine's own OpenAI server, where it was asked for.
     """
 
     engine: str
@@ -171,6 +174,7 @@ class EngineFacts:
     context_length: int
     slots: int
     features: Features = Features()
+    native: ASGI | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +207,8 @@ class EngineSetup:
     own_code: bool = False
 
 
-class Engine(Protocol):
-    """One engine, driven from one event loop: the loop that awaited `start` owns it.
-
-    Synchronous engines live in threads behind a queue, inside their adapter.
-    """
-
-    async def start(self) -> EngineFacts:
-        """Load the model and be ready to stream. Raises LoadError. Called once."""
-        ...
+class Streams(Protocol):
+    """What a Generation needs of an engine."""
 
     def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """The request's tokens as they come, consumed by one task.
@@ -229,10 +226,30 @@ class Engine(Protocol):
         """
         ...
 
+
+class Engine(Streams, Protocol):
+    """One engine, driven from one event loop: the loop that awaited `start` owns it.
+
+    Synchronous engines live in threads behind a queue, inside their adapter.
+    """
+
+    async def start(self) -> EngineFacts:
+        """Load the model and be ready to stream. Raises LoadError. Called once."""
+        ...
+
     async def stop(self) -> None:
         """Give everything back. Streams still open end with EngineError. Idempotent."""
         ...
 
     def health(self) -> EngineHealth:
         """Whether it can still serve. Cheap: called by every probe."""
+        ...
+
+
+@runtime_checkable
+class HasNativeApp(Protocol):
+    """An engine that brings an OpenAI server of its own."""
+
+    async def native_app(self) -> ASGI:
+        """That server over the started engine; another start needs another one."""
         ...

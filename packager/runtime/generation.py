@@ -12,7 +12,7 @@ from time import monotonic
 
 from ..errors import EngineError, PackagerError
 from .admission import Ticket
-from .engine import Delta, Engine, FinishReason, GenerationRequest, Usage
+from .engine import Delta, FinishReason, GenerationRequest, Streams, Usage
 from .metrics import Metrics
 from .turns import Turns
 
@@ -35,7 +35,7 @@ class Limits:
 class Source:
     """What the generations of one engine share; `on_end` is called with each one that has ended."""
 
-    engine: Engine
+    engine: Streams
     metrics: Metrics
     turns: Turns
     on_end: Callable[["Generation"], None]

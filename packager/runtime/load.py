@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -10,7 +11,7 @@ from ..errors import LoadError
 from ..manifest import MANIFEST_PATH, Manifest, read_manifest
 from ..store import Store
 from ..weights.load import ensure_adapters, ensure_weights
-from .engine import Engine, EngineFacts, EngineSetup
+from .engine import ASGI, Engine, EngineFacts, EngineSetup, HasNativeApp
 from .engines import open_engine
 from .logs import event
 from .metrics import Metrics
@@ -37,10 +38,22 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
     with _phase("engine", metrics):
         try:
             facts = await engine.start()
+            if manifest.serving.api == "native":
+                facts = replace(facts, native=await _native(engine, facts))
         except BaseException:  # cancelled as well: what it had started must not outlive it
             await engine.stop()
             raise
     return engine, facts
+
+
+async def _native(engine: Engine, facts: EngineFacts) -> ASGI:
+    if not isinstance(engine, HasNativeApp):
+        raise LoadError(
+            f"the engine {facts.engine} has no OpenAI server of its own",
+            where=MANIFEST_PATH,
+            mend="build the package with `serving.api: packager`",
+        )
+    return await engine.native_app()
 
 
 def _setup(manifest: Manifest, package: Path, root: Path, adapters: Mapping[str, Path]) -> EngineSetup:

@@ -15,7 +15,7 @@ from typing import Literal
 from ..errors import DeadlineError, EngineError, LoadError, PackagerError, RequestError, UnavailableError
 from ..manifest import Manifest
 from .admission import Admission, Ticket
-from .engine import Engine, EngineFacts, GenerationRequest
+from .engine import Engine, EngineFacts, GenerationRequest, Streams
 from .features import refuse_unsupported
 from .generation import ABORT_GRACE, Generation, Limits, Source
 from .logs import event
@@ -75,8 +75,8 @@ class Supervisor:
         if self.error is not None:
             raise self.error
 
-    def submit(self, request: GenerationRequest) -> Generation:
-        """Take a request; its stream begins when a slot is free.
+    def submit(self, request: GenerationRequest, by: Streams | None = None) -> Generation:
+        """Take a request; its stream begins when a slot is free. `by` answers it instead of the engine itself.
 
         Raises UnavailableError when none is taken now, OverloadedError when too many are, RequestError
         when it asks what the engine has not.
@@ -86,7 +86,7 @@ class Supervisor:
         except (RequestError, UnavailableError):
             self.metrics.outcomes["refused"] += 1
             raise
-        source = Source(engine, self.metrics, self._turns, self._ended)
+        source = Source(by or engine, self.metrics, self._turns, self._ended)
         generation = Generation(request, ticket, source)
         self._open.add(generation)
         self._gauge()

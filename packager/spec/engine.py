@@ -69,6 +69,8 @@ class VllmSpec(Strict):
     """Run without CUDA graphs and compilation: starts sooner, generates slower."""
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     """The largest rank among `weights.adapters`."""
+    tool_parser: Annotated[str, Grammar(r"[a-z0-9_.-]+", "a name of vLLM's, such as hermes", 64)] | None = None
+    """With `serving.api: native`: vLLM's name for how the model writes tool calls; without it tools are refused."""
 
 
 class CTranslate2Spec(Strict):

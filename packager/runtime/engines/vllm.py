@@ -4,13 +4,14 @@ The model runs in a process of vLLM's (vllm_process.py). Requests become vLLM's 
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
 
 from ...errors import EngineError, LoadError, PackagerError
 from ..engine import (
+    ASGI,
     SAMPLING,
     Delta,
     EngineFacts,
@@ -29,8 +30,6 @@ from .vllm_logs import one_line
 from .vllm_options import MOST_LOGPROBS, Place, VllmOptions, engine_arguments
 from .vllm_process import ON_CPU, EngineProcess
 from .vllm_requests import REFUSALS, Prompts, first_requests, logprobs_of, lora_requests, refusal, sampling_params
-
-ASGI = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class VllmEngine:

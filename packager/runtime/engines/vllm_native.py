@@ -9,7 +9,6 @@ from . import vllm_environment
 # isort: split
 
 import argparse
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from ..engine import EngineSetup
+from ..engine import ASGI, EngineSetup
 from ..threads import in_daemon_thread
 
 try:
@@ -27,8 +26,6 @@ try:
 except ImportError:  # where they were before: vLLM 0.23
     from vllm.entrypoints.openai.api_server import build_app, init_app_state
     from vllm.entrypoints.openai.cli_args import make_arg_parser
-
-ASGI = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 async def native_app(llm: Any, setup: EngineSetup, tool_parser: str | None) -> ASGI:

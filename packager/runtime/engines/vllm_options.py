@@ -28,6 +28,7 @@ class VllmOptions:
     prefix_caching: bool = True
     eager: bool = False
     max_lora_rank: int = 16
+    tool_parser: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

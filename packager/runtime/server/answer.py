@@ -32,7 +32,7 @@ async def answer(exchange: Exchange, supervisor: Supervisor, reply: Reply | Choi
             await (exchange.answer_nobody() if value is None else exchange.answer_json(200, value))
     finally:
         leave()
-        _note(exchange, generations, stream=reply.stream)
+        note(exchange, generations, stream=reply.stream)
 
 
 def _check_adapter(exchange: Exchange, supervisor: Supervisor, adapter: str | None) -> None:
@@ -77,7 +77,8 @@ def _abort(generations: Sequence[Generation]) -> None:
         generation.abort()
 
 
-def _note(exchange: Exchange, generations: Sequence[Generation], *, stream: bool) -> None:
+def note(exchange: Exchange, generations: Sequence[Generation], *, stream: bool) -> None:
+    """Leave in the exchange what the log will say of its generations."""
     usages = [generation.usage for generation in generations if generation.usage]
     firsts = [one.first_token_seconds for one in generations if one.first_token_seconds is not None]
     outcomes = [generation.outcome for generation in generations]

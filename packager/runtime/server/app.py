@@ -16,6 +16,7 @@ from typing import Any
 from ...environ import LOG_PROMPTS
 from ...errors import EngineError, PackagerError
 from ...manifest import Manifest
+from ..engine import ASGI
 from ..inputs import new_id
 from ..logs import event
 from ..metrics import CONTENT_TYPE
@@ -28,13 +29,13 @@ from .describe import describe
 from .guard import Guard
 from .http import ClientGoneError, Exchange, HttpError, Receive, Scope, Send
 from .keys import ApiKeys
+from .native import answer_natively
 from .openai import models
 from .openai_chat import parse_chat
 from .openai_completion import parse_completion
 from .predict import parse_predict
 from .sse import BrokenStreamError, Reply
 
-ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Exchange], Awaitable[None]]
 Parse = Callable[[Any, str], Reply | Choices]
 _CHAT_PAGE = Path(__file__).with_name("chat.html")
@@ -61,6 +62,7 @@ class _App:
         self._manifest = manifest
         self._guard = guard
         self._bounds = bounds
+        self._native = manifest.serving.api == "native"
         self._log_texts = LOG_PROMPTS.get() == "1"
         self._created = int(time.time())
         name = manifest.name
@@ -132,6 +134,8 @@ class _App:
             _log(exchange)
 
     def _route(self, exchange: Exchange) -> Handler:
+        if self._native and exchange.path.startswith("/v1/") and not exchange.path.startswith("/v1/models"):
+            return self._natively
         methods = self._routes.get(exchange.path)
         if methods is None and exchange.path.startswith(_MODEL):
             methods = {"GET": self._model}
@@ -147,6 +151,9 @@ class _App:
 
     async def _generate(self, parse: Parse, exchange: Exchange) -> None:
         await answer(exchange, self._supervisor, parse(await exchange.json(), exchange.id))
+
+    async def _natively(self, exchange: Exchange) -> None:
+        await answer_natively(exchange, self._supervisor)
 
     async def _infer(self, exchange: Exchange) -> None:
         size = exchange.header(tensors.HEADER)

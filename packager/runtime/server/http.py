@@ -61,7 +61,7 @@ class Exchange:
         self.keeps_texts = False
         self.sent: list[bytes] = []
         self.began = monotonic()
-        self._scope = scope
+        self.scope = scope
         self._fields = dict(reversed(scope["headers"]))  # of one that stands twice the first
         self._receive = receive
         self._send = send
@@ -74,13 +74,13 @@ class Exchange:
     @property
     def head(self) -> list[tuple[bytes, bytes]]:
         """The request's headers as they came, names in lower case."""
-        fields: list[tuple[bytes, bytes]] = self._scope["headers"]
+        fields: list[tuple[bytes, bytes]] = self.scope["headers"]
         return fields
 
     @property
     def url_size(self) -> int:
         """Bytes of the path and the query, as they came."""
-        return len(self._scope.get("raw_path") or self.path.encode()) + len(self._scope.get("query_string") or b"")
+        return len(self.scope.get("raw_path") or self.path.encode()) + len(self.scope.get("query_string") or b"")
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name (in lower case)."""

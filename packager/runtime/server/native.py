@@ -9,15 +9,16 @@ it tells of an error does not end as if it were complete.
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
-from ...errors import EngineError, PackagerError, RequestError
-from ..engine import Delta, GenerationRequest, Usage
+from ...errors import EngineError, PackagerError, RequestError, UnavailableError
+from ..engine import ASGI, Delta, GenerationRequest, Usage
 from ..generation import Generation
-from .http import Exchange, Message, Receive, Scope, Send
+from ..supervise import Supervisor
+from .answer import note
+from .http import Exchange, Message, Scope
 from .sse import break_off, leave_off
 
-ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 _MOST_WAITING = 16
 """Pieces that the app may send ahead of their reader."""
 _GRACE = 1.0
@@ -53,6 +54,11 @@ class NativeCall:
         self._pieces: list[bytes] = []
         self._usage = Usage(0, 0)
         self._events = 0
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer has events."""
+        return self._events > 0
 
     def take(self) -> bytes:
         """What the app has sent, and nobody has taken yet."""
@@ -137,6 +143,21 @@ class NativeCall:
         message = self._sent.popleft()
         self._room.set()
         return message
+
+
+async def answer_natively(exchange: Exchange, supervisor: Supervisor) -> None:
+    """Answer with the engine's own server. Raises PackagerError before the answer has begun."""
+    body = await exchange.body()
+    app = supervisor.facts.native if supervisor.facts else None
+    if app is None:
+        raise UnavailableError(f"the model is {supervisor.state}", mend="ask /readyz when it takes requests")
+    call = NativeCall(app, exchange.scope, body)
+    generation = supervisor.submit(GenerationRequest(exchange.id, prompt=""), call)
+    try:
+        await pass_on(exchange, generation, call)
+    finally:
+        generation.abort()
+        note(exchange, [generation], stream=call.streamed)
 
 
 async def pass_on(exchange: Exchange, generation: Generation, call: NativeCall) -> None:

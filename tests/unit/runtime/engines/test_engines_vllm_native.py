@@ -30,7 +30,7 @@ from packager.runtime.server.native import NativeCall, pass_on
 from packager.runtime.turns import Turns
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-OPTIONS = {"context_length": 256, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
+OPTIONS = {"context_length": 256, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125, "tool_parser": "hermes"}
 TEMPLATE = "{% for message in messages %}{{ message.content }} é {% endfor %}"
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "one two"}], "temperature": 0, "max_tokens": 8}
 WEATHER = {
@@ -79,7 +79,7 @@ async def native(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nati
     setup = replace(make_setup(weights, 4, **OPTIONS), adapters=adapters, chat_template=TEMPLATE)
     engine = VllmEngine(setup)
     await engine.start()
-    yield Native(engine, await engine.native_app("hermes"))
+    yield Native(engine, await engine.native_app())
     await engine.stop()
 
 
