@@ -70,14 +70,14 @@ class VllmEngine:
             except Exception as error:
                 raise LoadError(f"the adapter {name}: {one_line(error)}", where=adapter.lora_path) from error
 
-    async def native_app(self, tool_parser: str | None = None) -> ASGI:
+    async def native_app(self) -> ASGI:
         """The started engine's own OpenAI server, over the same model (see vllm_native.py).
 
-        Raises EngineError when the engine does not serve.
+        Raises EngineError when the engine does not serve, LoadError for a tool parser that vLLM does not have.
         """
         from .vllm_native import native_app  # it brings a web framework
 
-        return await native_app(self._alive().llm, self._setup, tool_parser)
+        return await native_app(self._alive().llm, self._setup, self._options.tool_parser)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         run = self._open[request.id] = _Run(request.sampling)

@@ -4,18 +4,19 @@ It brings what our interface has not: tool calls, vision, the Responses API. Its
 probes, metrics and keys it has as well are ours to answer (server/native.py).
 """
 
-from . import vllm_environment
+from . import vllm_environment  # noqa: F401
 
 # isort: split
 
 import argparse
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from ...errors import LoadError
 from ..engine import ASGI, EngineSetup
 from ..threads import in_daemon_thread
 
@@ -32,7 +33,8 @@ async def native_app(llm: Any, setup: EngineSetup, tool_parser: str | None) -> A
     """The app for the AsyncLLM `llm`, which it uses beside ours; another AsyncLLM needs another app.
 
     Model, chat template and adapters are those of `setup`; `tool_parser` is vLLM's name for how the model writes tool
-    calls, without which it refuses tools. Its lifespan is not to be run: what that does is ours.
+    calls, without which it refuses tools. Its lifespan is not to be run: what that does is ours. Raises LoadError when
+    vLLM has no such parser.
     """
     arguments = await in_daemon_thread(lambda: _arguments(setup, tool_parser))
     tasks = await llm.get_supported_tasks()
@@ -48,17 +50,12 @@ def _arguments(setup: EngineSetup, tool_parser: str | None) -> argparse.Namespac
     words = ["--model", str(setup.weights), "--served-model-name", setup.model]
     # Reports and pages that ours has, or that nobody asked for.
     words += ["--disable-log-stats", "--disable-fastapi-docs"]
-    if setup.chat_template is not None:
-        words += ["--chat-template", str(_template_file(setup.chat_template))]
     if tool_parser is not None:
+        if tool_parser not in (known := ToolParserManager.list_registered()):
+            mend = f"set `engine.tool_parser` to one of {', '.join(known)}"
+            raise LoadError(f"vLLM has no tool parser {tool_parser!r}", where="model/manifest.json", mend=mend)
         words += ["--enable-auto-tool-choice", "--tool-call-parser", tool_parser]
     arguments: argparse.Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(words)
+    arguments.chat_template = setup.chat_template
     arguments.lora_modules = [LoRAModulePath(name, str(folder)) for name, folder in setup.adapters.items()]
     return arguments
-
-
-def _template_file(text: str) -> Path:
-    """The template in a file: as text, vLLM would undo escapes in it and break what is not ASCII."""
-    path = vllm_environment.FOLDER / "chat_template.jinja"
-    path.write_text(text, encoding="utf-8")
-    return path

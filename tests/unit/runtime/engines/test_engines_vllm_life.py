@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,8 +212,12 @@ async def test_it_ends_with_a_server_that_was_killed(weights, tmp_path):
     core = psutil.Process(int(await server.stdout.readline()))
     assert core.is_running()
     server.kill()
-    await server.wait()
-    await until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)
+    try:
+        await until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            core.kill()
+        await server.wait()
 
 
 async def test_a_model_that_vllm_does_not_know(tmp_path):

@@ -16,10 +16,11 @@ from fakes.engines import make_setup
 from fakes.lora import write_adapter
 from fakes.models import write_model
 
-from packager.errors import PackagerError
+from packager.errors import LoadError, PackagerError
 from packager.runtime.admission import Admission
 from packager.runtime.engine import GenerationRequest
 from packager.runtime.engines.vllm import VllmEngine
+from packager.runtime.engines.vllm_native import native_app
 from packager.runtime.generation import Generation, Source
 from packager.runtime.inputs import new_id
 from packager.runtime.metrics import Metrics
@@ -113,7 +114,6 @@ async def test_stream_and_whole_answer_are_the_same(client, native):
 
 
 async def test_it_is_the_packages_template(client, native):
-    """With a character that is not ASCII, which vLLM breaks in a template that is not a file."""
     answer = (await client.post("/v1/chat/completions", json=CHAT)).json()
     ids = native.engine._model.llm.get_tokenizer().encode("one two é ", add_special_tokens=False)
     assert answer["usage"]["prompt_tokens"] == len(ids)
@@ -167,6 +167,12 @@ async def test_leaving_ends_the_request_in_the_engine(client, native, stream):
             await asyncio.sleep(0.001)
     assert native.last.outcome == "abort"
     assert native.admission.running == 0
+
+
+async def test_a_tool_parser_that_vllm_does_not_have():
+    with pytest.raises(LoadError, match="no tool parser 'warp'") as caught:
+        await native_app(None, make_setup(), "warp")
+    assert "hermes" in caught.value.problems[0].mend
 
 
 async def test_another_app_can_be_made(native):

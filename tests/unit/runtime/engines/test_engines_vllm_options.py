@@ -25,6 +25,13 @@ def test_the_options_are_the_specs():
     assert spec == {name: getattr(ours, name) for name in ours.__slots__}
 
 
+def test_code_of_the_weights_runs_only_where_it_was_vouched_for():
+    setup = make_setup(WEIGHTS)
+    for vouched in (False, True):
+        said = engine_arguments(replace(setup, own_code=vouched), VllmOptions(), GPU)
+        assert said["trust_remote_code"] is vouched
+
+
 def test_an_option_that_the_adapter_lacks_is_refused():
     with pytest.raises(LoadError, match="'warp'"):
         arguments(warp=9)
