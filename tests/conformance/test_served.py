@@ -107,9 +107,8 @@ def test_leaving_frees_the_slot(server: ProcessServer, stream: bool) -> None:
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("quick", [case for case in WHOLE if case.starts > 1], ids=lambda case: case.id)
-def test_sigterm_ends_it_and_leaves_no_process(quick: Case, models: Path, tmp_path: Path) -> None:
-    with start(package_of(quick, tmp_path, models)) as server:
+def test_sigterm_ends_it_and_leaves_no_process(case: Case, models: Path, tmp_path: Path) -> None:
+    with start(package_of(case, tmp_path, models)) as server:
         family = psutil.Process(server.process.pid).children(recursive=True)
         server.terminate()
         assert server.wait_exit() == 0
