@@ -6,10 +6,8 @@ with the reason. With PACKAGER_TEST_STRICT=1, as in `.ci/run`, a missing service
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -17,20 +15,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `from fakes.x import y` from any test
 
-STRICT = os.environ.get("PACKAGER_TEST_STRICT") == "1"
+from fakes.machine import STRICT, free_port, missing, wait_for_port
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the expected files from what is produced now"
     )
-
-
-def missing(reason: str) -> None:
-    """Skip, or fail where nothing may be skipped."""
-    if STRICT:
-        pytest.fail(f"not available, and PACKAGER_TEST_STRICT=1 forbids skipping: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -92,22 +83,3 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
         process.wait(timeout=10)
         log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 30) -> None:
-    """Until something listens on loopback `port`; fails when the process ends first."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"the server on port {port} ended with {process.returncode} before it listened")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"nothing listens on port {port} after {seconds} s")

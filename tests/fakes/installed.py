@@ -15,8 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import wait_for_port
 from uv import find_uv_bin
+
+from .machine import wait_for_port
 
 PROMPT = "The quick brown fox"
 SECONDS = 120

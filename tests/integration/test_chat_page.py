@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import missing
+from fakes.machine import missing
 from fakes.serving import thread_server, wait_until
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from conftest import missing
+from fakes.machine import missing
 
 from packager.command import run_command
 from packager.debian import (

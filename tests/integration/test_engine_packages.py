@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port, missing
 from fakes.cli import ROOT, build, packager
 from fakes.installed import bare_env, chat, run, served
 from fakes.installed import environment as install
+from fakes.machine import free_port, missing
 
 from packager.command import run_command
 from packager.facts import BaseFacts

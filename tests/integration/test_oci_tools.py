@@ -11,7 +11,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import missing
+from fakes.machine import missing
 
 from packager.oci.image import Image, ImageConfig, make_image
 from packager.oci.layer import make_layer

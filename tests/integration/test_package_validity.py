@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from conftest import free_port, missing
 from fakes.installed import PROMPT, bare_env, chat, environment, run, served
+from fakes.machine import free_port, missing
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

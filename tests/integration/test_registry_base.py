@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port, missing, wait_for_port
 from fakes.cli import ROOT, build, packager
+from fakes.machine import free_port, missing, wait_for_port
 from test_image_tools import Docker, stream, wait_until_ready
 
 from packager.command import run_command
