@@ -28,8 +28,8 @@ class Case:
     `weights` names the model: empty for none, `tiny` and `hello` are GGUF files, else an architecture of
     fakes.models, which `ctranslate2` gets converted (`NAME-int8`: to int8); `prequantized` is a saved NF4 model. `slow` are options that make it slow
     enough to be caught in the middle. `starts` is how often it is started and stopped in a row. With `whole` false
-    it only runs the tests of text: one model of an engine proves the rest. `process` is a word of the command line
-    of the engine's own process, where it has one.
+    it only runs the tests of text: one model of an engine proves the rest. `process` says that the engine has a
+    process of its own.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Case:
     quantization: str = "none"
     whole: bool = True
     starts: int = 10
-    process: str = ""
+    process: bool = False
 
     @property
     def id(self) -> str:
@@ -74,7 +74,7 @@ ALL = [
     Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="llama", quantization="int4", whole=False),
     Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="llama", quantization="nf4", whole=False),
     Case("transformers", "bitsandbytes", _TRANSFORMERS, weights="prequantized", whole=False),
-    Case("vllm", "vllm", _VLLM, weights="llama", starts=1, process="EngineCore"),
+    Case("vllm", "vllm", _VLLM, weights="llama", starts=1, process=True),
     Case("vllm", "vllm", _VLLM, weights="mistral", whole=False),
     Case("vllm", "vllm", _VLLM, weights="qwen2", whole=False),
     Case("vllm", "vllm", _VLLM, weights="phi", whole=False),

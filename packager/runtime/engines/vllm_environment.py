@@ -22,14 +22,23 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
+_PREFIX = "packager-vllm-"
+
+
 def _private_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="packager-vllm-"))  # mode 0700
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(write_settings(folder, level.upper())))
+    _set("VLLM_LOGGING_CONFIG_PATH", write_settings(folder, level.upper()))
     # The sockets between vLLM's processes, which it leaves behind: by default in a folder that everybody can read.
-    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+    _set("VLLM_RPC_BASE_PATH", folder)
     return folder
+
+
+def _set(name: str, path: Path) -> None:
+    """Set the variable, unless somebody chose a value: a process of ours that started this one has not."""
+    if _PREFIX in os.environ.get(name, _PREFIX):
+        os.environ[name] = str(path)
 
 
 FOLDER = _private_folder()
