@@ -4,8 +4,9 @@ import os
 import pty
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -112,6 +113,18 @@ class Terminal:
         os.close(slave)
         os.set_blocking(self._master, False)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def wait_for_prompt(self, number: int) -> None:
+        """Until it has asked for the next message this often: what is typed before may be lost."""
+        wait_until(lambda: self._read().count("> ") >= number, f"prompt number {number}")
+
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
@@ -125,17 +138,19 @@ class Terminal:
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(tmp_path: Path) -> None:
-    with thread_server(tmp_path, delay_ms=200) as server:
-        server.wait_ready()
-        terminal = Terminal(server.url, folder=tmp_path)
-        terminal.wait_for("> ")
+    with ExitStack() as held:
+        server = held.enter_context(thread_server(tmp_path, delay_ms=200)).wait_ready()
+        terminal = held.enter_context(Terminal(server.url, folder=tmp_path))
+        terminal.wait_for_prompt(1)
         terminal.type("one two three four five six seven eight nine\n")
         terminal.wait_for("\none two")
         terminal.process.send_signal(2)
         terminal.wait_for("stopped")
         wait_until(lambda: server.supervisor.metrics.running == 0, "the slot is free")
         assert "nine" not in terminal.text.partition("nine")[2]
+        terminal.wait_for_prompt(2)
         terminal.type("again\n")
         terminal.wait_for("\nagain")
+        terminal.wait_for_prompt(3)
         terminal.type("\x04")
         assert terminal.process.wait(20) == 0
