@@ -129,8 +129,11 @@ class EngineProcess:
         opening, self._opening = self._opening, None
         if llm is None and opening is not None:
             llm = await self._interrupted(opening)
-        if llm is not None:
-            await in_daemon_thread(partial(self._end, llm))
+        if llm is None:
+            return
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()  # else it may log the end that we make as a failure
+        await in_daemon_thread(partial(self._end, llm))
 
     def _end(self, llm: Any) -> None:
         """In a thread."""
