@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
 from vllm import SamplingParams as VllmSampling
 from vllm import exceptions
 from vllm.lora.request import LoRARequest
 from vllm.renderers import ChatParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from ...errors import ContextLengthError, EngineError, RequestError
+from ...errors import ContextLengthError, EngineError, LoadError, RequestError
 from ..engine import GenerationRequest, Likely, Message, OutputForm, TokenLogprob
 from .decode import Detokenizer
 
@@ -68,13 +69,16 @@ class Prompts:
         return ids
 
     async def has_template(self) -> bool:
-        """Whether vLLM finds a chat template; one that refuses this chat is one."""
+        """Whether there is a chat template; one that refuses this chat is one. Raises LoadError when it is no template."""
         try:
             await self._renderer.render_chat_async([[{"role": "user", "content": "-"}]], self._chat, self._rendered)
-        except ValueError as error:  # not a refusal of the template: those have the template's error as their cause
-            return error.__cause__ is not None
-        except REFUSALS:
-            return True
+        except TemplateSyntaxError as error:
+            raise LoadError(
+                f"the chat template cannot be read: {error.message} (line {error.lineno})",
+                mend="give another one as `weights.chat_template`",
+            ) from error
+        except REFUSALS as error:
+            return error.__cause__ is not None  # the template's; without one it is vLLM's word that there is none
         return True
 
     async def _token_ids(self, request: GenerationRequest) -> list[int]:

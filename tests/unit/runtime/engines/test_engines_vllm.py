@@ -15,18 +15,21 @@ import pytest_asyncio
 from fakes.engines import make_setup
 from fakes.lora import write_adapter
 from fakes.models import write_model
+from tokenizers import Tokenizer
 from vllm.config.cache import CacheDType
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+from vllm.renderers import renderer_from_config
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from packager.errors import ContextLengthError, RequestError
+from packager.errors import ContextLengthError, LoadError, RequestError
 from packager.runtime.engine import Delta, GenerationRequest, Message, OutputForm, SamplingParams
 from packager.runtime.engines import read_options
 from packager.runtime.engines.vllm import VllmEngine
 from packager.runtime.engines.vllm_options import Place, VllmOptions, engine_arguments
+from packager.runtime.engines.vllm_requests import Prompts
 from packager.spec.engine import VllmSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -234,14 +237,59 @@ async def test_an_adapter_changes_the_answer_of_its_requests_alone(engine):
     assert await asyncio.gather(*together) == [base, one, two]
 
 
+def prompts(folder: Path, template: str | None = None, context: int = 4096) -> Prompts:
+    """Prompts as a started engine has them, without its process."""
+    config = AsyncEngineArgs(model=str(folder), max_model_len=256, enforce_eager=True).create_engine_config()
+    return Prompts(renderer_from_config(config), template, context)
+
+
+def chat(*contents: str) -> GenerationRequest:
+    return GenerationRequest("r", messages=tuple(Message("user", content) for content in contents))
+
+
+async def test_chats_are_the_templates(tmp_path):
+    bare = write_model(tmp_path / "bare", chat_template=False)
+    assert not await prompts(bare).has_template()
+    ours = prompts(bare, "{% for message in messages %}<{{ message.content }}>{% endfor %}")
+    assert await ours.has_template()
+    plain = GenerationRequest("r", prompt="<one><two>")
+    assert await ours.token_ids(chat("one", "two")) == await ours.token_ids(plain)
+
+
+async def test_a_template_that_refuses_a_chat(weights):
+    ours = prompts(weights, "{{ raise_exception('roles must alternate') }}")
+    assert await ours.has_template()
+    with pytest.raises(RequestError, match="roles must alternate") as caught:
+        await ours.token_ids(chat("one"))
+    assert caught.value.problems[0].where == "messages"
+
+
+async def test_what_is_no_template(weights):
+    with pytest.raises(LoadError, match=r"cannot be read: .* \(line 2\)"):
+        await prompts(weights, "one\n{% for %}").has_template()
+
+
+@pytest.mark.parametrize("words", [2, 2000], ids=["on the loop", "in a thread"])
+async def test_prompts_are_tokenized_as_they_are(weights, words):
+    ours = prompts(weights, "{{ messages[0].content }}")
+    text = "one " * words
+    own = Tokenizer.from_file(str(weights / "tokenizer.json")).encode(text).ids
+    assert await ours.token_ids(GenerationRequest("r", prompt=text)) == own
+    assert await ours.token_ids(chat(text)) == own
+
+
+async def test_a_prompt_without_a_token(weights):
+    with pytest.raises(RequestError, match="no tokens"):
+        await prompts(weights).token_ids(GenerationRequest("r", prompt=""))
+
+
 async def test_a_prompt_that_fills_the_context_is_refused(engine):
     room = "a b c d e f g h "
     with pytest.raises(ContextLengthError) as caught:
         await read(engine, ask(room * 200))
     assert caught.value.problems[0].where == "prompt"
-    chat = GenerationRequest("r", messages=(Message("user", room * 200),))
     with pytest.raises(ContextLengthError) as caught:
-        await read(engine, chat)
+        await read(engine, chat(room * 200))
     assert caught.value.problems[0].where == "messages"
 
 
