@@ -163,7 +163,7 @@ class _Run:
         self.aborted = False
 
     def delta(self, step: Any, tokens: Detokenizer | None) -> Delta:
-        """What a step added; the last Delta when it ends the text. (Text that vLLM adds after a stop string is not read.)"""
+        """What a step added; the last Delta when vLLM ends the text, or a stop string was met in it."""
         count = len(step.token_ids)
         self._written += count
         text, met = self._stop.feed(step.text)
