@@ -4,6 +4,7 @@ Outside services come from the environment (`.ci/run` starts them); without them
 with the reason. With PACKAGER_TEST_STRICT=1, as in `.ci/run`, a missing service is a failure.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -32,6 +33,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped, and PACKAGER_TEST_STRICT=1 forbids that: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test that had our log sent to its own standard error leaves no handler on a stream that is closed."""
+    ours, root = logging.getLogger("packager.runtime"), logging.getLogger()
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in (ours, root)]
+    yield
+    for one, handlers, level, propagate in before:
+        if any(type(handler) is logging.StreamHandler for handler in one.handlers):
+            one.handlers[:], one.level, one.propagate = handlers, level, propagate
 
 
 @pytest.fixture
