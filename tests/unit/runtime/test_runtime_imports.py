@@ -8,10 +8,10 @@ from fakes.packages import ROOT
 
 RUNTIME = ROOT / "packager/runtime"
 LIGHT = {"orjson", "prometheus_client", "uvicorn", "uvloop"}
-ONLY_IN = {
+ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "bentoml": "server/bento.py",
     "ctranslate2": "engines/ctranslate2",
-    "jinja2": "engines/chat_template",
+    "jinja2": ("engines/chat_template", "engines/vllm"),
     "numpy": "engines/ctranslate2",
     "psutil": "engines/vllm",
     "tokenizers": "engines/",
