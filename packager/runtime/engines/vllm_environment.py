@@ -6,10 +6,11 @@ The processes that vLLM starts inherit it.
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-from .vllm_logs import write_settings
+from .vllm_logs import Folder
 
 # Reports of usage go to vLLM's authors.
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
@@ -25,13 +26,16 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 _PREFIX = "packager-vllm-"
 
 
-def _private_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    _set("VLLM_LOGGING_CONFIG_PATH", write_settings(folder, level.upper()))
+def _private_folder() -> Folder:
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR").upper()
+    if "--multiprocessing-fork" in sys.orig_argv:  # vLLM's process begins by importing the script that imported us
+        return Folder(Path(), level)
+    folder = Folder(Path(tempfile.mkdtemp(prefix=_PREFIX)), level)
+    folder.write()
+    atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
+    _set("VLLM_LOGGING_CONFIG_PATH", folder.settings)
     # The sockets between vLLM's processes, which it leaves behind: by default in a folder that everybody can read.
-    _set("VLLM_RPC_BASE_PATH", folder)
+    _set("VLLM_RPC_BASE_PATH", folder.path)
     return folder
 
 
@@ -42,4 +46,4 @@ def _set(name: str, path: Path) -> None:
 
 
 FOLDER = _private_folder()
-"""This process's and its engine's: settings, errors (vllm_logs.py), sockets. It goes with this process."""
+"""Of this process; without a place in vLLM's, which have no use for it."""

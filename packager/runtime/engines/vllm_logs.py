@@ -8,7 +8,9 @@ that this process can read.
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 from ..logs import JsonLines
 
@@ -34,41 +36,63 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def write_settings(folder: Path, level: str) -> Path:
-    """Write the logging settings for vLLM's processes into `folder`; gives the file that VLLM_LOGGING_CONFIG_PATH names."""
-    here = __name__
-    lines = f"{JsonLines.__module__}.{JsonLines.__name__}"
-    settings = {
+class Folder:
+    """What the engines of this process share with theirs: the settings, the errors, the sockets.
+
+    It must be there when vLLM is imported, which reads the settings, and while an engine runs.
+    """
+
+    def __init__(self, path: Path, level: str) -> None:
+        self.path = path
+        self.settings = path / "logging.json"
+        self._level = level
+        self._users = 0
+        self._removed = False
+
+    def write(self) -> None:
+        """Put the settings into it."""
+        if self._removed:
+            self.path.mkdir(mode=0o700)  # which fails when somebody else has taken the name
+            self._removed = False
+        self.settings.write_text(json.dumps(_settings(self.path / _CAUSES, self._level)), encoding="utf-8")
+
+    def enter(self) -> None:
+        """An engine is about to start."""
+        self._users += 1
+        self.write()
+
+    def leave(self) -> None:
+        """An engine has ended. The last one takes the folder with it: a server's end may not wait for `atexit`."""
+        self._users -= 1
+        if not self._users:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._removed = True
+
+    def causes(self) -> int:
+        """How far the errors have got, to ask for later ones."""
+        path = self.path / _CAUSES
+        return path.stat().st_size if path.exists() else 0
+
+    def root_cause(self, since: int) -> str:
+        """The last error that vLLM's processes have logged since then and that does not point at another; or nothing."""
+        path = self.path / _CAUSES
+        if not path.exists():
+            return ""
+        lines = path.read_bytes()[since:].decode(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line and not _ELSEWHERE.search(line)), "")
+
+
+def _settings(causes: Path, level: str) -> dict[str, Any]:
+    """The logging of vLLM's processes, in the words of `logging.config.dictConfig`."""
+    lines, cause = (f"{kind.__module__}.{kind.__name__}" for kind in (JsonLines, OneLine))
+    file = {"class": "logging.FileHandler", "formatter": "cause", "level": "ERROR", "filename": str(causes)}
+    return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"lines": {"()": lines}, "cause": {"()": f"{here}.{OneLine.__name__}"}},
+        "formatters": {"lines": {"()": lines}, "cause": {"()": cause}},
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "formatter": "lines", "level": level},
-            "causes": {
-                "class": "logging.FileHandler",
-                "formatter": "cause",
-                "level": "ERROR",
-                "filename": str(folder / _CAUSES),
-                "delay": True,
-            },
+            "causes": file | {"delay": True},
         },
         "loggers": {"vllm": {"handlers": ["stderr", "causes"], "level": level, "propagate": False}},
     }
-    path = folder / "logging.json"
-    path.write_text(json.dumps(settings), encoding="utf-8")
-    return path
-
-
-def causes_so_far(folder: Path) -> int:
-    """How far the file of errors has got, to ask for later ones."""
-    path = folder / _CAUSES
-    return path.stat().st_size if path.exists() else 0
-
-
-def root_cause(folder: Path, since: int) -> str:
-    """The last error that vLLM's processes have logged since then and that does not point at another; or nothing."""
-    path = folder / _CAUSES
-    if not path.exists():
-        return ""
-    lines = path.read_bytes()[since:].decode(errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line and not _ELSEWHERE.search(line)), "")

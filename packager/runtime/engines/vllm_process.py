@@ -1,7 +1,7 @@
 """The life of vLLM's AsyncLLM and of the process behind it: its start, its death, its end."""
 
 # Sets what the imports below read; it must come first.
-from . import vllm_environment
+from .vllm_environment import FOLDER
 
 # isort: split
 
@@ -29,7 +29,7 @@ from ..threads import in_daemon_thread
 from .cores import physical_cores
 from .vllm_executors import watched
 from .vllm_family import Family, ended
-from .vllm_logs import causes_so_far, one_line, root_cause
+from .vllm_logs import one_line
 
 ON_CPU: bool = current_platform.is_cpu()
 _NAME = "EngineCore"
@@ -55,10 +55,12 @@ class EngineProcess:
         self._closing = False
         self._strangers: set[int | None] = set()
         self._family: Family | None = None
-        self._logged = causes_so_far(vllm_environment.FOLDER)
+        self._logged = 0
 
     async def open(self, arguments: Mapping[str, Any]) -> Any:
         """Start vLLM with these keywords of AsyncEngineArgs; gives the AsyncLLM. Raises LoadError with vLLM's reason."""
+        FOLDER.enter()
+        self._logged = FOLDER.causes()
         self._strangers = {process.pid for process in multiprocessing.active_children()}
         self._opening = asyncio.ensure_future(in_daemon_thread(partial(self._make, arguments)))
         llm = await asyncio.shield(self._opening)
@@ -87,7 +89,7 @@ class EngineProcess:
             raise LoadError(why, where=str(arguments["model"]), mend=_ADVICE) from error
 
     def _why(self, error: Exception) -> str:
-        if cause := root_cause(vllm_environment.FOLDER, self._logged):
+        if cause := FOLDER.root_cause(self._logged):
             return cause
         exited = _EXIT.search(str(error))
         return one_line(error) if exited is None else f"its process {ended(int(exited[1]))}"
@@ -120,20 +122,24 @@ class EngineProcess:
             return loss
         if not self._llm.errored:
             return ""
-        return f"vLLM failed: {root_cause(vllm_environment.FOLDER, self._logged) or 'it does not say why'}"
+        return f"vLLM failed: {FOLDER.root_cause(self._logged) or 'it does not say why'}"
 
     async def close(self) -> None:
         """Give everything back, the processes too, also in the middle of a start. Idempotent."""
+        if self._closing:
+            return
         self._closing = True
         llm, self._llm = self._llm, None
         opening, self._opening = self._opening, None
-        if llm is None and opening is not None:
-            llm = await self._interrupted(opening)
-        if llm is None:
+        if opening is None:
             return
-        if llm.output_handler is not None:
-            llm.output_handler.cancel()  # else it may log the end that we make as a failure
-        await in_daemon_thread(partial(self._end, llm))
+        if llm is None:
+            llm = await self._interrupted(opening)
+        if llm is not None:
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # else it may log the end that we make as a failure
+            await in_daemon_thread(partial(self._end, llm))
+        FOLDER.leave()
 
     def _end(self, llm: Any) -> None:
         """In a thread."""

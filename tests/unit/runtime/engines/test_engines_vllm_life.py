@@ -19,8 +19,8 @@ from fakes.models import write_model
 
 from packager.errors import EngineError, LoadError
 from packager.runtime.engine import Delta, EngineSetup, GenerationRequest, SamplingParams
-from packager.runtime.engines import vllm_environment
 from packager.runtime.engines.vllm import VllmEngine
+from packager.runtime.engines.vllm_environment import FOLDER
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 OPTIONS = {"context_length": 256, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
@@ -152,34 +152,9 @@ async def test_ctrl_c_is_for_the_server(killed):
 
 
 async def test_the_sockets_between_the_processes_are_private(killed):
-    folder = vllm_environment.FOLDER
+    folder = FOLDER.path
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [path for path in folder.iterdir() if path.is_socket()]
-
-
-async def test_it_is_stopped_in_the_middle_of_its_start(weights):
-    before = family()
-    engine = VllmEngine(setup(weights))
-    starting = asyncio.create_task(engine.start())
-    await until(lambda: family() != before)
-    await engine.stop()
-    with pytest.raises(LoadError):
-        await starting
-    assert family() == before
-    assert not engine.health().alive
-
-
-async def test_a_start_that_is_cancelled_leaves_nothing(weights):
-    """As the runtime does it: what was started is stopped when its start was cancelled."""
-    before = family()
-    engine = VllmEngine(setup(weights))
-    starting = asyncio.create_task(engine.start())
-    await until(lambda: family() != before)
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    await engine.stop()
-    assert family() == before
 
 
 SERVER = """
@@ -240,14 +215,17 @@ async def test_a_config_that_cannot_be_read(tmp_path, text):
 
 async def test_no_room_for_the_cache(weights):
     """The reason is known in vLLM's process only."""
-    before = family()
+    before, users = family(), FOLDER._users
     engine = VllmEngine(setup(weights, kv_cache_gib=1e-6))
     with pytest.raises(LoadError, match="No available memory for the cache blocks") as caught:
         await engine.start()
     assert "\n" not in str(caught.value)
     assert "serving.max_concurrency" in caught.value.problems[0].mend
+    assert FOLDER._users == users + 1
+    await engine.stop()
     await engine.stop()
     assert family() == before
+    assert FOLDER._users == users
 
 
 async def test_an_adapter_of_too_large_a_rank(weights, tmp_path):
