@@ -52,7 +52,7 @@ class VllmSpec(Strict):
     context_length: Context | None = None
     """Tokens of prompt and answer together that one request may use; without it what the model was trained for."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Number format of the weights in memory; `auto` takes the weights' own."""
+    """Number format of the weights in memory; `auto` takes the weights' own, but bfloat16 for float32 (vLLM's rule)."""
     tensor_parallel: Parallel = 1
     """GPUs that share each layer."""
     pipeline_parallel: Parallel = 1
