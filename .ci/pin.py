@@ -10,7 +10,7 @@ FLAGS = [
     "--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header",
     "--no-emit-index-url", "--no-emit-find-links", "--quiet", "--upgrade",
 ]  # fmt: skip
-EXTRAS = ["--extra", "serve", "--extra", "bentoml", "--extra", "llama_cpp"]
+EXTRAS = ["--extra", "serve", "--extra", "bentoml", "--extra", "llama_cpp", "--extra", "s3", "--extra", "nvml"]
 
 
 def main() -> None:

@@ -18,6 +18,9 @@ border per library, with `from`.
     ├── BusyError          another packager process holds the same output
     ├── OutputError        the result cannot be written
     ├── LoadError          weights or engine cannot be loaded
+    │   ├── TransferError      a transfer of weights broke off
+    │   │   └── RangeError         the place gives whole files only
+    │   └── MismatchError      a compiled engine was built for another machine
     ├── EngineError        an engine failed while it served
     │   └── DeadlineError      a request took longer than it may
     ├── RequestError       a request asks what the model does not do
@@ -142,6 +145,34 @@ class LoadError(PackagerError):
     """Weights or engine cannot be loaded; the process must not report ready."""
 
     code = "load"
+
+
+class TransferError(LoadError):
+    """A transfer of weights broke off; the loader tries again, and gives this when it gives up.
+
+    `busy` says that the other side asked for less (429, 503), `retry_after` for how many seconds of rest.
+    """
+
+    code = "transfer"
+
+    def __init__(
+        self, what: str, *, where: str = "", mend: str = "", busy: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(what, where=where, mend=mend)
+        self.busy = busy
+        self.retry_after = retry_after
+
+
+class RangeError(TransferError):
+    """The place answers a request for a range with the whole file: it is read in one go, from its beginning."""
+
+    code = "range"
+
+
+class MismatchError(LoadError):
+    """A compiled engine was built for another GPU or other software than stands here. Nothing was downloaded."""
+
+    code = "mismatch"
 
 
 class EngineError(PackagerError):

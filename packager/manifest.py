@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .digest import readable_json
 from .errors import PackageError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST_PATH = "model/manifest.json"
 """Where it lies in a package; Truss copies `model/` with the model's code."""
 
@@ -34,11 +34,16 @@ class EngineManifest:
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """One file of weights: relative POSIX path, size in bytes, hex sha256."""
+    """One file of weights: relative POSIX path, size in bytes, hex sha256.
+
+    `chunks` are the digests of its chunks (`weights/chunks.py`) where its bytes were at hand when it was locked, or
+    empty: with them each chunk is checked as it comes, and a bad one is fetched again alone.
+    """
 
     path: str
     size: int
     sha256: str
+    chunks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class WeightsManifest:
     `source` into the local store). `entry` is the file or folder, relative to the weights' root,
     that the engine opens (`.` for the folder itself). `trusted_code` are those of the files that run code and that
     the spec's author vouched for: the engine may run code of the weights when there are any.
+    `compiled` is the engine.json of a compiled engine: what it was built with and for (`weights/compiled.py`).
     """
 
     source: str
@@ -57,6 +63,7 @@ class WeightsManifest:
     entry: str
     files: tuple[WeightsFile, ...]
     trusted_code: tuple[str, ...] = ()
+    compiled: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
 from .model import ModelFacts
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "packager.lock"
 
 
@@ -46,13 +46,15 @@ BaseLock = DebianBaseLock | ImageBaseLock
 class WeightsLock:
     """The weights, file by file. `source` is the spec's address, `revision` what it was pinned to.
 
-    `model` is what they say of themselves: a later build checks its engine and GPU against it.
+    `model` is what they say of themselves: a later build checks its engine and GPU against it. `compiled` is the
+    engine.json of a compiled engine.
     """
 
     source: str
     revision: str
     files: tuple[WeightsFile, ...]
     model: ModelFacts = field(default_factory=ModelFacts)
+    compiled: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,14 @@ from ..spec.weights import WeightsSpec
 from ..weights.load import ADAPTERS_FOLDER, file_digest
 from ..weights.policy import CONFIGURATIONS, refuse, refuse_own_code, refuse_pickle
 from ..weights.schemes import open_source
-from ..weights.source import Source, SourceFile
+from ..weights.source import Source, SourceFile, read_file
 from .gates import check_weights
 from .lockfile import WeightsLock
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .tools import Tools
+
+_HEAD = 1 << 20
+"""Bytes of a file in which its format says what it holds."""
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter is; the rest of its folder (optimizer states, checkpoints) stays where it is."""
@@ -34,8 +37,8 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
     chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
     _raise(_code(source, chosen, file, asked))
     paths = [one.path for one in chosen]
-    _check_entry(file, asked, source, paths)
-    model = _model(source, paths, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
+    _check_entry(file, asked, source, chosen)
+    model = _model(source, chosen, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
     check_weights(file, model, tools.say)
     if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
         what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
@@ -64,16 +67,17 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
     return locked
 
 
-def _model(source: Source, paths: Sequence[str], entry: str, where: str) -> ModelFacts:
+def _model(source: Source, files: Sequence[SourceFile], entry: str, where: str) -> ModelFacts:
     """What the weights say of themselves, where their format says it."""
+    named = {one.path: one for one in files}
     if entry.endswith(".gguf"):
-        return facts_of_gguf(next(iter(source.open(entry)), b""))
-    if "model.bin" in paths:
-        return facts_of_ctranslate2(next(iter(source.open("model.bin")), b""))
-    if "config.json" not in paths:
+        return facts_of_gguf(read_file(source, named[entry], stop=_HEAD) if entry in named else b"")
+    if "model.bin" in named:
+        return facts_of_ctranslate2(read_file(source, named["model.bin"], stop=_HEAD))
+    if "config.json" not in named:
         return ModelFacts()
     try:
-        config = json.loads(b"".join(source.open("config.json")))
+        config = json.loads(read_file(source, named["config.json"]))
     except ValueError as error:
         raise SpecError(f"config.json is not JSON: {error}", where=where, mend="restore the file") from error
     return facts_of_config(config) if isinstance(config, dict) else ModelFacts()
@@ -120,11 +124,11 @@ def _code(source: Source, files: Sequence[SourceFile], file: SpecFile, asked: We
     recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
     trusted = asked.trusted_code if recipe.own_code else None
     found = [*refuse(files, where=where, data_files=recipe.data_files, trusted=trusted)]
-    for path in (one.path for one in files):
-        if path in recipe.data_files:
-            found += refuse_pickle(path, next(iter(source.open(path)), b""), where=where)
-        if path in CONFIGURATIONS and recipe.own_code:
-            found += refuse_own_code(path, b"".join(source.open(path)), where=where, trusted=asked.trusted_code)
+    for one in files:
+        if one.path in recipe.data_files:
+            found += refuse_pickle(one.path, read_file(source, one, stop=2), where=where)
+        if one.path in CONFIGURATIONS and recipe.own_code:
+            found += refuse_own_code(one.path, read_file(source, one), where=where, trusted=asked.trusted_code)
     return found
 
 
@@ -148,20 +152,23 @@ def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) ->
         root = Path(source.uri.removeprefix("file://"))
         sha256 = file_digest(root if root.is_file() else root / file.path, tools.store, tools.on_bytes)
     if keep and tools.store.find(sha256, file.size) is None:
-        tools.store.put(source.open(file.path), sha256=sha256, name=f"{source.uri}/{file.path}")
+        reader = source.connect()
+        chunks = reader.read(file.path, 0, file.size, file.size)
+        tools.store.put(chunks, sha256=sha256, name=f"{source.uri}/{file.path}")
     return WeightsFile(file.path, file.size, sha256)
 
 
-def _check_entry(file: SpecFile, asked: WeightsSpec, source: Source, paths: Sequence[str]) -> None:
+def _check_entry(file: SpecFile, asked: WeightsSpec, source: Source, files: Sequence[SourceFile]) -> None:
     """The engine must know what to open, and be able to."""
     if RECIPES[file.spec.engine.kind].folder:
-        _check_folder(file, source, paths)
+        _check_folder(file, source, files)
     else:
-        _check_file(file, asked.file, paths)
+        _check_file(file, asked.file, [one.path for one in files])
 
 
-def _check_folder(file: SpecFile, source: Source, paths: Sequence[str]) -> None:
+def _check_folder(file: SpecFile, source: Source, files: Sequence[SourceFile]) -> None:
     recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
+    paths = [one.path for one in files]
     lacking = recipe.lacking(paths)
     if not lacking:
         return
@@ -171,7 +178,7 @@ def _check_folder(file: SpecFile, source: Source, paths: Sequence[str]) -> None:
     mend = "choose another source, or another engine"
     if within:
         mend = f"name the folder within: {', '.join(within[:5])}"
-    elif set(_model(source, paths, "", where).architectures) & set(recipe.converts):
+    elif set(_model(source, files, "", where).architectures) & set(recipe.converts):
         mend = f"convert them first: `{recipe.converter}`"
     what = (
         f"the engine {recipe.engine} opens a folder with {_and(kinds)}; these weights have no {' and no '.join(none)}"

@@ -6,6 +6,7 @@ Keep in step: `packager/runtime` imports nothing else (tests/test_architecture.p
 from collections.abc import Mapping
 
 _RUNTIME = (
+    "blake3>=1.0.5,<2",
     "httptools>=0.6.4,<1",
     "orjson>=3.10,<4",
     "prometheus-client>=0.21,<1",

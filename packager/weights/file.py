@@ -9,7 +9,7 @@ from .source import SourceFile
 
 
 class FileSource:
-    """One file, or a folder of files, on a local path.
+    """One file, or a folder of files, on a local path; it is also its own reader.
 
     A folder is walked in sorted order; links are refused because what they point to is not
     covered by the listing.
@@ -42,12 +42,28 @@ class FileSource:
                 found.append(SourceFile(name, path.stat().st_size))
         return tuple(sorted(found, key=lambda file: file.path))
 
-    def open(self, path: str, *, start: int = 0) -> Iterator[bytes]:
-        target = self._path if self._path.is_file() else self._path / path
+    def connect(self) -> "FileSource":
+        return self
+
+    def locate(self, path: str) -> Path:
+        """Where the listed file lies."""
+        return self._path if self._path.is_file() else self._path / path
+
+    def read(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        target = self.locate(path)
         try:
             with target.open("rb", buffering=0) as file:
+                if (found := target.stat().st_size) != size:
+                    mend = "restore the file, or lock and build again if the change is wanted"
+                    raise LoadError(f"the file has {found} bytes, not {size}", where=str(target), mend=mend)
                 file.seek(start)
-                while chunk := file.read(CHUNK):
-                    yield chunk
+                while start < stop and (piece := file.read(min(CHUNK, stop - start))):
+                    start += len(piece)
+                    yield piece
         except OSError as error:
             raise LoadError(f"the weights cannot be read: {error.strerror}", where=str(target)) from error
+        if start < stop:
+            raise LoadError(f"the file ended at byte {start} of {size}", where=str(target), mend="restore the file")
+
+    def close(self) -> None:
+        return None

@@ -109,7 +109,7 @@ def _identity(path: Path, store: Store) -> tuple[str, list[int]]:
 def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: OnBytes | None) -> None:
     if find_intact(file, store, on_bytes) is not None:
         return
-    chunks = open_source(weights.source).open(file.path)
+    chunks = open_source(weights.source).connect().read(file.path, 0, file.size, file.size)
     name = f"{weights.source}/{file.path}"
     stored = store.put(_counted(chunks, file, on_bytes), sha256=file.sha256, name=name)
     key, seen = _identity(stored.path, store)  # hashed while it was written: not again

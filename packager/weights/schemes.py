@@ -9,14 +9,17 @@ from .source import Source
 SCHEMES: tuple[str, ...] = ("file",)
 
 
-def open_source(uri: str, *, folder: Path | None = None) -> Source:
-    """The source behind `uri`; a relative `file://` path starts at `folder`.
+def open_source(uri: str, *, revision: str = "", folder: Path | None = None) -> Source:  # noqa: ARG001
+    """The source behind `uri` at `revision`, where its scheme has revisions (empty: the newest).
 
-    Raises LoadError for a scheme that this version does not read.
+    A relative `file://` path starts at `folder`. Nothing is asked yet. Raises LoadError for an address that this
+    version does not read.
     """
     scheme, separator, rest = uri.partition("://")
-    if separator and scheme == "file" and rest:
-        path = Path(rest)
-        return FileSource(path if folder is None else folder / path)
+    if separator and rest:
+        match scheme:
+            case "file":
+                path = Path(rest)
+                return FileSource(path if folder is None else folder / path)
     known = ", ".join(f"{name}://" for name in SCHEMES)
     raise LoadError(f"{uri!r} is no address this version reads", mend=f"use one of {known}")

@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, manifest):
 
 def test_it_is_readable():
     text = WHOLE.to_bytes().decode()
-    assert text.startswith('{\n  "format": 2,\n  "name": "hello",\n')
+    assert text.startswith('{\n  "format": 3,\n  "name": "hello",\n')
     assert '"A": "ä"' in text
 
 
@@ -68,7 +68,7 @@ def test_no_json(tmp_path):
 
 @pytest.mark.parametrize("value", [None, [], "x", {}, {"format": 1}, {"format": "2"}])
 def test_another_format(value):
-    with pytest.raises(PackageError, match="this runtime reads format 2"):
+    with pytest.raises(PackageError, match="this runtime reads format 3"):
         parse_manifest(value, where="x")
 
 

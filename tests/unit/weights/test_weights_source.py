@@ -4,7 +4,7 @@ import pytest
 
 from packager.errors import LoadError
 from packager.weights.schemes import SCHEMES, open_source
-from packager.weights.source import SourceFile
+from packager.weights.source import SourceFile, read_file
 
 
 @pytest.fixture
@@ -24,12 +24,14 @@ def test_a_folder(folder):
 def test_one_file(folder):
     source = open_source("file://model/b.gguf", folder=folder)
     assert source.inventory() == (SourceFile("b.gguf", 6),)
-    assert b"".join(source.open("b.gguf")) == b"b.gguf"
+    assert read_file(source, SourceFile("b.gguf", 6)) == b"b.gguf"
+    assert read_file(source, SourceFile("b.gguf", 6), stop=2) == b"b."
 
 
 def test_an_absolute_path_needs_no_folder(folder):
     source = open_source(f"file://{folder}/model")
-    assert b"".join(source.open("sub/c.txt", start=4)) == b"c.txt"
+    assert b"".join(source.connect().read("sub/c.txt", 4, 9, 9)) == b"c.txt"
+    assert b"".join(source.connect().read("sub/c.txt", 4, 7, 9)) == b"c.t"
 
 
 def test_the_path_is_taken_as_it_stands(folder):
@@ -54,7 +56,13 @@ def test_a_file_that_goes_away(folder):
     source = open_source("file://model", folder=folder)
     (folder / "model/b.gguf").unlink()
     with pytest.raises(LoadError, match="cannot be read"):
-        b"".join(source.open("b.gguf"))
+        read_file(source, SourceFile("b.gguf", 6))
+
+
+def test_a_file_that_changed_its_size(folder):
+    source = open_source("file://model", folder=folder)
+    with pytest.raises(LoadError, match="has 6 bytes, not 7"):
+        read_file(source, SourceFile("b.gguf", 7))
 
 
 @pytest.mark.parametrize("uri", ["hf://a/b", "s3://b/k", "model", "file:/x", "", "file://", "FILE://x", "://x"])
