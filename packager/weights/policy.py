@@ -1,14 +1,19 @@
-"""What may stand among weights: data, never code.
+"""What may stand among weights: data, never code, under names that mean one file everywhere.
 
 Pickle formats run code when they are opened, and `trust_remote_code=False` is not a boundary
 (CVE-2025-66448, CVE-2026-22807): both are refused by name, before a byte of them is fetched, unless the
 spec's author vouches for that very file by its sha256.
+
+Names come from a listing that somebody else wrote, and become paths on this machine: one that leaves its folder, or
+that two file systems read differently, is refused when the weights are locked and again when they are loaded.
 """
 
 import json
+import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import Problem
 from .source import SourceFile
@@ -20,30 +25,110 @@ _PICKLE = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt
 _CODE = frozenset({".dll", ".dylib", ".exe", ".py", ".pyc", ".sh", ".so"})
 _PICKLE_STARTS = (b"\x80", b"PK")
 """How pickles of protocol 2 and later begin, and the zip archives that torch saves."""
-_LONGEST_NAME = 255
+MOST_FILES = 10_000
+"""Files of one model: more is a data set, or a listing that wants to do harm."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000
+"""Bytes in UTF-8: what ext4 and xfs take for a name, and what is left of PATH_MAX below a store's own folder."""
+_RESERVED = re.compile(
+    r"(?:aux|con|conin\$|conout\$|nul|prn|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])(?:[ .].*)?", re.IGNORECASE
+)
+"""Names that are devices on Windows, whatever follows a dot.
+https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
+_LONGEST_SHOWN = 120
 _OR_VOUCH = ", or vouch for it: its path and sha256 in `weights.trusted_code`"
 
 
+class Named(Protocol):
+    """A file of a listing or of a manifest."""
+
+    @property
+    def path(self) -> str:
+        """Its relative POSIX path."""
+        ...
+
+
+def check_names(files: Collection[Named], *, where: str = "") -> tuple[Problem, ...]:
+    """One problem for each path that cannot be, or cannot be beside the others, on every file system.
+
+    `where` is the place of the listing: the source in a spec, or a manifest.
+    """
+    if len(files) > MOST_FILES:
+        mend = "take only what the engine needs, with `weights.include`"
+        return (Problem(f"the weights list {len(files):,} files; {MOST_FILES:,} is the most", where, mend),)
+    mend = "rename the file at its source, or leave it out with `weights.include`"
+    found, safe = [], []
+    for file in files:
+        if why := _unsafe(file.path):
+            found.append(Problem(f"the weights list an unsafe path {_shown(file.path)}: {why}", where, mend))
+        else:
+            safe.append(file.path)
+    return (*found, *(Problem(what, where, mend) for what in _collisions(safe)))
+
+
+def _unsafe(path: str) -> str:
+    """Why `path` is no name for a file, or an empty string."""
+    names = path.split("/")
+    if not path.isprintable():  # half surrogates too, which have no UTF-8
+        return "it has characters that do not print"
+    if path.startswith("/"):
+        return "it does not start at the weights' folder"
+    if any(name in ("", ".", "..") for name in names):
+        return "it has a part that is empty, `.` or `..`"
+    if any(character in path for character in '\\<>:"|?*'):
+        return "it has a character that Windows keeps for itself"
+    if any(len(name.encode()) > _LONGEST_NAME for name in names) or len(path.encode()) > _LONGEST_PATH:
+        return f"a name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH:,}"
+    if any(name.endswith((".", " ")) for name in names):
+        return "a name ends in a dot or a space, which Windows drops"
+    return "a name is a device on Windows" if any(_RESERVED.fullmatch(name) for name in names) else ""
+
+
+def _collisions(paths: Iterable[str]) -> Iterable[str]:
+    """What is wrong with paths of which a file system that ignores case or Unicode form would make one."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        folded = _folded(path)
+        other = seen.get(folded)
+        if other is None:
+            seen[folded] = path
+        elif other == path:
+            yield f"the weights list {_shown(path)} twice"
+        else:
+            yield f"the weights list {_shown(other)} and {_shown(path)}: they differ in case or Unicode form alone"
+    for folded, path in seen.items():
+        above = [folded[:at] for at, character in enumerate(folded) if character == "/"]
+        if file := next((seen[one] for one in above if one in seen), None):
+            yield f"the weights list {_shown(file)} as a file, and {_shown(path)} in a folder of that name"
+
+
+def _folded(path: str) -> str:
+    """The same for paths that are canonical caseless matches (Unicode 3.13, D145)."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
+
+
+def _shown(path: str) -> str:
+    text = repr(path)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 4]}...'"
+
+
 def refuse(
-    files: Iterable[SourceFile],
+    files: Collection[SourceFile],
     *,
     where: str,
     data_files: Collection[str] = (),
     trusted: Collection[str] | None = None,
 ) -> tuple[Problem, ...]:
-    """One problem for each file that must not be there; `where` is the source's place in the spec.
+    """One problem for each file that must not be there, by its name or its kind; `where` is the source's place.
 
     `data_files` are the engine's own formats under a name that a pickle may have (their first bytes are for
     `refuse_pickle`), `trusted` the files that the spec's author vouches for; None where no vouching helps, because
     the engine runs no code of the weights.
     """
-    found = []
+    found = list(check_names(files, where=where))
     mend = "" if trusted is None else _OR_VOUCH
     for file in files:
-        if (problem := _unsafe(file.path, where)) is None and file.path not in (trusted or ()):
-            problem = _runs_code(file.path, where, data_files, mend)
-        if problem is not None:
-            found.append(problem)
+        if not _unsafe(file.path) and file.path not in (trusted or ()):
+            found += _runs_code(file.path, where, data_files, mend)
     return tuple(found)
 
 
@@ -87,21 +172,9 @@ def _code_files(auto_map: Any) -> set[str]:
     return {f"{one.rpartition('.')[0]}.py" for one in flat if isinstance(one, str)}
 
 
-def _unsafe(path: str, where: str) -> Problem | None:
-    parts = path.split("/")
-    if not path.isprintable() or "\\" in path or any(p in ("", ".", "..") or len(p) > _LONGEST_NAME for p in parts):
-        return Problem(f"the weights list an unsafe path {path!r}", where, "rename the file at its source")
-    return None
-
-
-def _runs_code(path: str, where: str, data_files: Collection[str], or_else: str) -> Problem | None:
-    suffix = PurePosixPath(path).suffix.lower()
+def _runs_code(path: str, where: str, data_files: Collection[str], or_else: str) -> tuple[Problem, ...]:
+    suffix, mend = PurePosixPath(path).suffix.lower(), f"leave it out with `weights.include`{or_else}"
     if suffix in _PICKLE and path not in data_files and not path.endswith("training_args.bin"):
-        return Problem(
-            f"{path} is a pickle: opening it runs code",
-            where,
-            f"convert it to safetensors or GGUF, or leave it out with `weights.include`{or_else}",
-        )
-    if suffix in _CODE:
-        return Problem(f"{path} is code, not weights", where, f"leave it out with `weights.include`{or_else}")
-    return None
+        what = f"{path} is a pickle: opening it runs code"
+        return (Problem(what, where, f"convert it to safetensors or GGUF, or {mend}"),)
+    return (Problem(f"{path} is code, not weights", where, mend),) if suffix in _CODE else ()

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from packager.weights.policy import refuse, refuse_own_code, refuse_pickle
+from packager.manifest import WeightsFile
+from packager.weights.policy import MOST_FILES, check_names, refuse, refuse_own_code, refuse_pickle
 from packager.weights.source import SourceFile
 
 
@@ -46,11 +47,81 @@ def test_code_is_refused(path):
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["../up", "a/../b", "/etc/passwd", "a//b", "a/./b", "", "a\\b", "a\nb", "a\0b", "a\x1b[2J", "b" * 256, "a/"],
+    ("path", "why"),
+    [
+        ("../up", "empty, `.` or `..`"),
+        ("a/../b", "empty, `.` or `..`"),
+        ("a//b", "empty, `.` or `..`"),
+        ("a/./b", "empty, `.` or `..`"),
+        ("", "empty, `.` or `..`"),
+        ("a/", "empty, `.` or `..`"),
+        ("/etc/passwd", "does not start at the weights' folder"),
+        ("a\\b", "a character that Windows keeps"),
+        ("C:model.gguf", "a character that Windows keeps"),
+        ("model.gguf:stream", "a character that Windows keeps"),
+        ("what?", "a character that Windows keeps"),
+        ("a\nb", "do not print"),
+        ("a\0b", "do not print"),
+        ("a\x1b[2J", "do not print"),
+        ("\u202egpj.fugg", "do not print"),
+        ("a\ud800", "do not print"),
+        ("b" * 256, "at most 255 bytes"),
+        ("\u00fc" * 128, "at most 255 bytes"),
+        ("/".join(["c" * 200] * 5), "a path 1,000"),
+        ("model.gguf.", "ends in a dot or a space"),
+        ("sub /model.gguf", "ends in a dot or a space"),
+        ("NUL", "a device on Windows"),
+        ("sub/aux.json", "a device on Windows"),
+        ("Com1.safetensors", "a device on Windows"),
+        ("lpt\u00b9", "a device on Windows"),
+    ],
 )
-def test_paths_that_lead_astray_are_refused(path):
-    assert problems(path) == [f"the weights list an unsafe path {path!r}"]
+def test_paths_that_lead_astray_are_refused(path, why):
+    (problem,) = refuse([SourceFile(path, 1)], where="spec:1:1")
+    assert problem.what.startswith("the weights list an unsafe path '")
+    assert why in problem.what
+    assert (problem.where, problem.what.isprintable()) == ("spec:1:1", True)
+    assert len(problem.what) < 250
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["auxiliary.json", "com10", "nul-model.gguf", "console.txt", "\u00fc" * 127, "/".join(["c" * 199] * 5), ".hidden"],
+)
+def test_names_that_only_look_like_it(path):
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["a.gguf", "a.gguf"], "the weights list 'a.gguf' twice"),
+        (["README.md", "ReadMe.md"], "the weights list 'README.md' and 'ReadMe.md': they differ in case"),
+        (["sub/a", "SUB/a"], "the weights list 'sub/a' and 'SUB/a': they differ in case"),
+        (
+            ["\u00e9.txt", "e\u0301.txt"],
+            "the weights list '\u00e9.txt' and 'e\u0301.txt': they differ in case or Unicode",
+        ),
+        (["stra\u00dfe", "STRASSE"], "the weights list 'stra\u00dfe' and 'STRASSE': they differ in case"),
+        (["a", "a/b"], "the weights list 'a' as a file, and 'a/b' in a folder of that name"),
+        (["x/y/z/b", "X/y"], "the weights list 'X/y' as a file, and 'x/y/z/b' in a folder of that name"),
+    ],
+)
+def test_paths_that_cannot_lie_side_by_side(paths, said):
+    (found,) = check_names([SourceFile(path, 1) for path in paths], where="manifest")
+    assert (found.what[: len(said)], found.where) == (said, "manifest")
+
+
+def test_paths_that_can():
+    paths = ["a/b", "a.b", "A/c", "ab", "a/bb/c", "e.txt", "\u00e9.txt"]
+    assert check_names([WeightsFile(path, 1, "0" * 64) for path in paths]) == ()
+
+
+def test_more_files_than_any_model_has():
+    names = [SourceFile(f"{number}.json", 1) for number in range(MOST_FILES + 1)]
+    assert check_names(names[1:]) == ()
+    (found,) = check_names(names)
+    assert found.what == "the weights list 10,001 files; 10,000 is the most"
 
 
 def test_every_file_is_reported_with_its_place():
@@ -64,10 +135,10 @@ def test_what_is_vouched_for_is_taken_but_no_path_that_leads_astray():
     files = [SourceFile(path, 1) for path in ("modeling_x.py", "extra.pt", "other.py", "../up.py")]
     found = refuse(files, where="", trusted={"modeling_x.py", "extra.pt", "../up.py"})
     assert [problem.what for problem in found] == [
+        "the weights list an unsafe path '../up.py': it has a part that is empty, `.` or `..`",
         "other.py is code, not weights",
-        "the weights list an unsafe path '../up.py'",
     ]
-    assert "`weights.trusted_code`" in found[0].mend
+    assert "`weights.trusted_code`" in found[1].mend
 
 
 def test_an_engine_that_runs_no_code_gets_no_advice_to_vouch():
@@ -76,9 +147,9 @@ def test_an_engine_that_runs_no_code_gets_no_advice_to_vouch():
 
 
 def test_a_data_file_by_its_name_at_the_top_alone():
-    files = [SourceFile(path, 1) for path in ("model.bin", "sub/model.bin", "Model.bin")]
-    found = refuse(files, where="", data_files=("model.bin",))
-    assert [problem.what.split()[0] for problem in found] == ["sub/model.bin", "Model.bin"]
+    files = [SourceFile(path, 1) for path in ("model.bin", "sub/model.bin", "sub/Model2.bin")]
+    found = refuse(files, where="", data_files=("model.bin", "model2.bin"))
+    assert [problem.what.split()[0] for problem in found] == ["sub/model.bin", "sub/Model2.bin"]
 
 
 @pytest.mark.parametrize(
