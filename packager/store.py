@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from .digest import CHUNK
 from .errors import IntegrityError
 
 _READ_ONLY = 0o444
+_USE_GRAIN = 3600.0
+"""Seconds within which a second use of a file is not noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,19 @@ class Store:
         return self.root / "sha256" / sha256[:2] / sha256
 
     def find(self, sha256: str, size: int | None = None) -> StoredFile | None:
-        """The file with this digest, or None when the store lacks it or its size is not `size`."""
+        """The file with this digest, or None when the store lacks it or its size is not `size`.
+
+        Who asks uses it: the time is noted on the file, for `packager store prune`.
+        """
         path = self.path(sha256)
         try:
-            found = path.stat().st_size
+            status = path.lstat()
         except FileNotFoundError:
             return None
-        if size is not None and found != size:
+        if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
             return None
-        return StoredFile(sha256, found, path)
+        _note_use(path, status)
+        return StoredFile(sha256, status.st_size, path)
 
     def add(self, source: Path, *, sha256: str | None = None) -> StoredFile:
         """Copy the file at `source` in, hashing what is copied; `sha256` is what it must be.
@@ -61,7 +69,7 @@ class Store:
             return self.put(iter(lambda: file.read(CHUNK), b""), sha256=sha256, name=str(source))
 
     def put(self, chunks: Iterable[bytes], *, sha256: str | None = None, name: str = "stream") -> StoredFile:
-        """Write `chunks` under their digest; `sha256` is what it must be, `name` is for the error."""
+        """Write `chunks` under their digest; `sha256` is what it must be, `name` is for errors and lists."""
         staging = self.root / "tmp"
         staging.mkdir(parents=True, exist_ok=True)
         hasher, size = hashlib.sha256(), 0
@@ -88,7 +96,24 @@ class Store:
         finally:
             with suppress(FileNotFoundError):
                 Path(temporary).unlink()
+        self.remember("name", found, name)
         return StoredFile(found, size, final)
+
+    def publish(self, path: Path, descriptor: int, sha256: str) -> StoredFile:
+        """Give the file at `path`, open as `descriptor` and known to have this digest, its final name, durably.
+
+        Raises FileNotFoundError when `path` no longer names the open file, OSError when the disk fails.
+        """
+        os.fchmod(descriptor, _READ_ONLY)
+        os.fsync(descriptor)
+        opened, named = os.fstat(descriptor), path.lstat()
+        if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
+            raise FileNotFoundError(f"{path} is another file by now")
+        final = self.path(sha256)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(final)
+        sync_folder(final.parent)
+        return StoredFile(sha256, opened.st_size, final)
 
     def recall(self, kind: str, key: str) -> Any | None:
         """The memo remembered under `kind` and `key` (both plain file names), or None.
@@ -112,6 +137,14 @@ class Store:
 
     def _memo(self, kind: str, key: str) -> Path:
         return self.root / "memo" / kind / f"{key}.json"
+
+
+def _note_use(path: Path, status: os.stat_result) -> None:
+    """Set the time of access: what reading does to it differs from one mount to the next (noatime, relatime)."""
+    now = time.time()
+    if now - status.st_atime > _USE_GRAIN:
+        with suppress(OSError):  # a read-only volume, another user's store
+            os.utime(path, ns=(int(now * 1e9), status.st_mtime_ns))
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:

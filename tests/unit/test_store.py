@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,25 @@ def test_many_threads_put_the_same_file(store):
     for thread in threads:
         thread.join()
     assert len(found) == 8
-    assert files(store) == [store.path(SHA256)]
+    assert [path for path in files(store) if "memo" not in path.parts] == [store.path(SHA256)]
+
+
+def test_who_finds_a_file_uses_it(store):
+    path = store.put([DATA]).path
+    os.utime(path, (1000, 2000))
+    began = time.time()
+    assert store.find(SHA256)
+    used = path.stat()
+    assert used.st_atime >= began - 1
+    assert used.st_mtime == 2000, "memos of its digest still hold"
+    os.utime(path, (began - 60, 2000))
+    assert store.find(SHA256)
+    assert path.stat().st_atime == pytest.approx(began - 60), "no write for every look"
+
+
+def test_what_was_put_has_a_name(store):
+    assert store.put([DATA], name="torch-2.0.whl").sha256 == SHA256
+    assert store.recall("name", SHA256) == "torch-2.0.whl"
 
 
 class TestMemos:
