@@ -109,14 +109,9 @@ def cell(text: str) -> str:
 def cli_page() -> str:
     lines = [NOTE, "", "# The command line", "", CLI_HEAD, "```text", help_text(app.group, "packager"), "```", ""]
     for name in app.COMMANDS:
-        lines += [
-            f"## packager {name}",
-            "",
-            "```text",
-            help_text(app.load_command(name), f"packager {name}"),
-            "```",
-            "",
-        ]
+        command = app.load_command(name)
+        for path, one in ((name, command), *((f"{name} {one.name}", one) for one in app.commands_below(command))):
+            lines += [f"## packager {path}", "", "```text", help_text(one, f"packager {path}"), "```", ""]
     return "\n".join(lines)
 
 

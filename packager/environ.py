@@ -42,14 +42,47 @@ API_KEY_FILE = Variable(
 )
 API_KEYS = Variable("PACKAGER_API_KEYS", "API keys as in `PACKAGER_API_KEY_FILE`, separated by commas.")
 API_KEY = Variable("PACKAGER_API_KEY", "The API key that `packager chat` and `packager bench` send to a server.")
+# botocore reads these, and the rest of what Amazon's own tools read (config files, web identity, instance roles).
+AWS_ACCESS_KEY_ID = Variable(
+    "AWS_ACCESS_KEY_ID", "Access key for `s3://`; without any credentials it is read unsigned."
+)
+AWS_DEFAULT_REGION = Variable("AWS_DEFAULT_REGION", "Region of the buckets of `s3://`; default `us-east-1`.")
+AWS_ENDPOINT_URL_S3 = Variable(
+    "AWS_ENDPOINT_URL_S3", "Address of the object store of `s3://`; default `AWS_ENDPOINT_URL`, else Amazon's."
+)
+AWS_PROFILE = Variable("AWS_PROFILE", "Profile of Amazon's config files whose credentials and region `s3://` uses.")
+AWS_SECRET_ACCESS_KEY = Variable("AWS_SECRET_ACCESS_KEY", "The secret that goes with `AWS_ACCESS_KEY_ID`.")
+CUDA_DEVICE_ORDER = Variable(
+    "CUDA_DEVICE_ORDER", "`PCI_BUS_ID` makes CUDA number GPUs as `nvidia-smi` does; read where they differ."
+)
+CUDA_VERSION = Variable("CUDA_VERSION", "The CUDA of the image, which NVIDIA's images set: `engine.json` records it.")
+CUDA_VISIBLE_DEVICES = Variable(
+    "CUDA_VISIBLE_DEVICES", "The GPUs that a compiled engine will see: numbers, or UUIDs of GPUs and MIG devices."
+)
 DOCKER_CONFIG = Variable(
     "DOCKER_CONFIG", "Folder of Docker's `config.json`, where registry logins are read; default `~/.docker`."
 )
 DOCKER_HOST = Variable(
     "DOCKER_HOST", "The Docker Engine that images are loaded into; default the socket of this machine."
 )
+# The five as huggingface_hub reads them; the container reads them without it.
+HF_ENDPOINT = Variable(
+    "HF_ENDPOINT", "The hub, or the mirror of it, that `hf://` means; default `https://huggingface.co`."
+)
+HF_HOME = Variable(
+    "HF_HOME",
+    "Folder where `hf auth login` keeps its `token`; default `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`.",
+)
+HF_HUB_DISABLE_IMPLICIT_TOKEN = Variable("HF_HUB_DISABLE_IMPLICIT_TOKEN", "`1` reads `hf://` without any token.")
+HF_TOKEN = Variable("HF_TOKEN", "Token for `hf://`: private repositories, and gated ones whose licence you accepted.")
+HF_TOKEN_PATH = Variable("HF_TOKEN_PATH", "File with that token, where `HF_TOKEN` is unset; default `$HF_HOME/token`.")
 LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
 LOG_PROMPTS = Variable("PACKAGER_LOG_PROMPTS", "`1` logs what is asked and answered; never logged by default.")
+VERIFY = Variable(
+    "PACKAGER_VERIFY",
+    "`always` hashes the weights again at each load; by default a file that was verified is trusted while its size, "
+    "inode and times stay as they were.",
+)
 NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")
 # uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
 SSL_CERT_FILE = Variable("SSL_CERT_FILE", "Certificates to trust for Python package indexes; default pip's `cert`.")
@@ -58,15 +91,34 @@ UV_INDEX_URL = Variable("UV_INDEX_URL", "The older name of `UV_DEFAULT_INDEX`.")
 UV_INDEX = Variable("UV_INDEX", "uv's further package indexes; pip uses them too unless it has its own.")
 UV_EXTRA_INDEX_URL = Variable("UV_EXTRA_INDEX_URL", "The older name of `UV_INDEX`.")
 UV_FIND_LINKS = Variable("UV_FIND_LINKS", "uv's folders of wheels; pip uses them too unless it has its own.")
+WEIGHTS_MIRRORS = Variable(
+    "PACKAGER_WEIGHTS_MIRRORS",
+    "Comma-separated `PREFIX=PREFIX` pairs of addresses, such as `hf://OWNER=file:///mnt/mirror/OWNER`: where to read "
+    "weights from instead. The lock says which bytes are accepted.",
+)
+XDG_CACHE_HOME = Variable("XDG_CACHE_HOME", "Folder of caches; default `~/.cache`.")
 
 ALL: tuple[Variable, ...] = (
     API_KEY,
     API_KEYS,
     API_KEY_FILE,
+    AWS_ACCESS_KEY_ID,
+    AWS_DEFAULT_REGION,
+    AWS_ENDPOINT_URL_S3,
+    AWS_PROFILE,
+    AWS_SECRET_ACCESS_KEY,
     CACHE,
+    CUDA_DEVICE_ORDER,
+    CUDA_VERSION,
+    CUDA_VISIBLE_DEVICES,
     DEBIAN_MIRROR,
     DOCKER_CONFIG,
     DOCKER_HOST,
+    HF_ENDPOINT,
+    HF_HOME,
+    HF_HUB_DISABLE_IMPLICIT_TOKEN,
+    HF_TOKEN,
+    HF_TOKEN_PATH,
     LOG_LEVEL,
     LOG_PROMPTS,
     NO_COLOR,
@@ -78,6 +130,8 @@ ALL: tuple[Variable, ...] = (
     UV_FIND_LINKS,
     UV_INDEX,
     UV_INDEX_URL,
+    WEIGHTS_MIRRORS,
+    XDG_CACHE_HOME,
 )
 
 

@@ -33,9 +33,12 @@ ALLOWED: dict[str, set[str]] = {
     "debian": WORDS,
     "recipes": WORDS | {"spec", "oci", "weights", "wheels", "debian"},
     "runtime": WORDS | {"weights"},
+    "fetch": WORDS | {"weights", "runtime"},
+    "upkeep": WORDS | {"weights"},
     "catalog": WORDS | {"spec"},
     "bench": WORDS,
     "lock": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes"},
+    "convert": WORDS | {"weights", "runtime", "lock"},
     "package": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock"},
     "image": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock", "package"},
     "pipeline": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock", "package", "image"},
@@ -45,7 +48,7 @@ TOP = {"cli", "__init__", "__main__"}
 PURE = (
     "lock/check.py", "lock/drift.py", "lock/gates.py", "lock/hardware.py", "lock/lockfile.py", "lock/model.py",
     "package/plan.py", "package/text.py", "image/plan.py", "image/envelope.py",
-    "wheels/contest.py", "wheels/group.py", "recipes/", "bench/report.py",
+    "wheels/contest.py", "wheels/group.py", "weights/compiled.py", "recipes/", "bench/report.py",
 )  # fmt: skip
 EFFECTS = {
     "asyncio",
@@ -67,6 +70,7 @@ BORDERS = {
     "cli/app.py": "turns every failure into words and an exit code",
     "runtime/engines/transformers_batching.py": "a failed forward, whatever it is, goes to the streams that wait for it",
     "runtime/supervise.py": "an engine that fails to start, however, is a failed load: state, log, exit code",
+    "weights/fetch.py": "carries a worker's failure to the thread that waits for the fetch",
     "runtime/threads.py": "carries a thread's failure to the event loop that awaits it",
 }
 
@@ -229,7 +233,7 @@ def test_the_container_side_needs_only_what_its_packages_require() -> None:
     distribution = {"prometheus_client": "prometheus-client"}
     # And their recipes' companions.
     engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch"}
-    engines |= {"ctranslate2", "numpy", "tokenizers", "jinja2"}
+    engines |= {"ctranslate2", "numpy", "tokenizers", "jinja2", "pynvml"}
     named = {requirement.split(">")[0] for requirement in REQUIREMENTS["standalone"]}
     for name in [name for name in MODULES if name.startswith(("runtime/", "weights/"))]:
         for node in ast.walk(TREES[name]):

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "Measure a server's first tokens, gaps and throughput.",
     "chat": "Talk to a served model or a package.",
     "push": "Push an image to a registry.",
+    "engine": "Describe a compiled engine where it was compiled.",
 }
 """Each command's name and one line about it; `cli/NAME.py` has the rest in its `command`."""
 
@@ -65,11 +66,17 @@ class LazyGroup(click.Group):
 
 
 def load_command(name: str) -> click.Command:
-    """Import `cli/NAME.py` and give its `command` the options that all commands share."""
+    """Import `cli/NAME.py` and give its `command`, and those below it, the options that all commands share."""
     command = cast("click.Command", importlib.import_module(f".{name}", __package__).command)
-    if not any(parameter.name == "debug" for parameter in command.params):
-        command.params += shared_options()
+    for one in (command, *commands_below(command)):
+        if not any(parameter.name == "debug" for parameter in one.params):
+            one.params += shared_options()
     return command
+
+
+def commands_below(command: click.Command) -> tuple[click.Command, ...]:
+    """The commands of a group, by name; none of a plain command."""
+    return tuple(command.commands.values()) if isinstance(command, click.Group) else ()
 
 
 def shared_options() -> list[click.Parameter]:

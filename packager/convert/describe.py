@@ -1,0 +1,141 @@
+"""Describes a compiled engine, on the machine that compiled it: what only that machine knows goes into engine.json."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..digest import hash_file
+from ..errors import LoadError, MismatchError, OutputError, Problem
+from ..lock.compiled import EngineConfig, read_config
+from ..store import write_atomically
+from ..weights.compiled import (
+    CONFIG,
+    FILE,
+    KIND,
+    PLANS,
+    BuiltFile,
+    BuiltGpu,
+    EngineBuild,
+    Machine,
+    SourceModel,
+    rank_files,
+)
+from ..weights.file import FileSource
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_PROSE = ".md"
+"""Model cards are written and corrected after the engine is described."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What neither the folder nor the machine says. `memory_mib` is what a GPU must have, where less is enough."""
+
+    memory_mib: int | None = None
+    image: str | None = None
+    source_model: SourceModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledFolder:
+    """The folder of a compiled engine, looked at and not yet hashed: relative paths of its files, their bytes in all."""
+
+    path: Path
+    config: EngineConfig
+    files: tuple[str, ...]
+    size: int
+
+
+def look(folder: Path) -> CompiledFolder:
+    """What compiled engine lies in `folder`. Raises LoadError, with everything that is off, where there is none."""
+    listed = {one.path: one.size for one in FileSource(folder).inventory()} if folder.is_dir() else {}
+    files = tuple(path for path in listed if path != FILE and not path.endswith(_PROSE))
+    if CONFIG not in files:
+        mend = f"name the folder that TensorRT-LLM wrote: it has {CONFIG} beside rank0.engine"
+        raise LoadError("this folder has no compiled engine", where=str(folder), mend=mend)
+    try:
+        config = read_config((folder / CONFIG).read_bytes())
+    except ValueError as error:
+        mend = "name the folder that TensorRT-LLM 0.10 to 1.2 wrote"
+        raise LoadError(f"it is not TensorRT-LLM's: {error}", where=str(folder / CONFIG), mend=mend) from error
+    problems = tuple(_ranks(folder, config, files))
+    if problems:
+        raise LoadError.collect(problems)
+    return CompiledFolder(folder, config, files, sum(listed[path] for path in files))
+
+
+def describe(found: CompiledFolder, machine: Machine, told: Told) -> EngineBuild:
+    """engine.json of the engine, which `machine` compiled; reads every byte of it.
+
+    Raises MismatchError when the machine cannot be the one that did.
+    """
+    problems = tuple(_strangers(found, machine, told))
+    if problems:
+        raise MismatchError.collect(problems)
+    config, gpu = found.config, machine.gpus[0]
+    files = {path: BuiltFile(*hash_file(found.path / path)) for path in found.files}
+    return EngineBuild(
+        kind=KIND,
+        tensorrt_llm=config.tensorrt_llm,
+        tensorrt=machine.tensorrt,
+        cuda=machine.cuda or machine.cuda_driver,  # the latter asks for more than is needed, never for less
+        driver_build=machine.driver,
+        gpu=BuiltGpu(gpu.name, gpu.sm, told.memory_mib or gpu.memory_mib, len(machine.gpus)),
+        os=machine.os,
+        image=told.image,
+        mapping=config.mapping,
+        limits=config.limits,
+        dtype=config.dtype,
+        quant_algo=config.quant_algo,
+        kv_cache_quant_algo=config.kv_cache_quant_algo,
+        lora=config.lora,
+        source_model=told.source_model,
+        tokenizer_sha256=next((files[path].sha256 for path in _TOKENIZERS if path in files), None),
+        files=files,
+    )
+
+
+def write_description(folder: Path, build: EngineBuild, *, force: bool) -> Path:
+    """Write the engine.json of `folder`, whole or not at all, and return its path.
+
+    Raises OutputError when another one lies there, unless `force`.
+    """
+    path, data = folder / FILE, build.to_bytes()
+    if not force and path.exists() and path.read_bytes() != data:
+        raise OutputError("it describes something else", where=str(path), mend="--force writes it anew")
+    write_atomically(path, data)
+    return path
+
+
+def _ranks(folder: Path, config: EngineConfig, files: Sequence[str]) -> Iterator[Problem]:
+    wanted = rank_files(config.mapping.world_size)
+    split = f"{CONFIG} splits the engine over {config.mapping.world_size}"
+    for path in wanted:
+        if path not in files:
+            yield Problem(f"{split}, and {path} is missing", str(folder), "copy all that was compiled")
+    for path in files:
+        if path.endswith(PLANS) and path not in wanted:
+            yield Problem(f"{split}, and {path} is none of its parts", str(folder), "move it away")
+
+
+def _strangers(found: CompiledFolder, machine: Machine, told: Told) -> Iterator[Problem]:
+    """Why the engine cannot have been compiled here."""
+    mend = "describe it on the machine that compiled it, in the same image"
+    if not re.fullmatch(r"\d+(\.\d+){3}", machine.tensorrt):
+        what = f"one TensorRT compiled the engine; {machine.tensorrt or 'none'} is installed here"
+        yield Problem(what, str(found.path), mend)
+    if machine.tensorrt_llm != found.config.tensorrt_llm:
+        what = (
+            f"TensorRT-LLM {found.config.tensorrt_llm} compiled the engine; "
+            f"{machine.tensorrt_llm or 'none'} is installed here"
+        )
+        yield Problem(what, str(found.path / CONFIG), mend)
+    kinds = sorted({(gpu.name, gpu.sm) for gpu in machine.gpus})
+    if len(kinds) != 1:
+        seen = ", ".join(f"{name} ({sm})" for name, sm in kinds) or "none"
+        what = f"one kind of GPU compiled the engine; {seen} can be seen here"
+        yield Problem(what, str(found.path), "let it see that one alone: CUDA_VISIBLE_DEVICES, or the container's GPUs")
+    elif told.memory_mib is not None and told.memory_mib > machine.gpus[0].memory_mib:
+        what = f"a GPU with {told.memory_mib} MiB is asked for; the one here has {machine.gpus[0].memory_mib}"
+        yield Problem(what, "--gpu-memory", "name what the engine needs, where that is less")

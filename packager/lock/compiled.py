@@ -1,0 +1,162 @@
+"""Compiled engines in the lock: engine.json is read, and must agree with the listing and with TensorRT-LLM's config.json.
+
+What it says of a file's sha256 is a claim of whoever uploaded both, and is compared with what the source knows; it is
+no digest of the lock's.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import Problem, SpecError
+from ..weights.compiled import CONFIG, FILE, PLANS, EngineBuild, Limits, Parallel, disagreements, read_build
+from ..weights.source import Source, SourceFile, read_file
+
+_LARGEST = 1 << 20
+"""Bytes of a description: both kinds have a few thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What TensorRT-LLM's own config.json says of an engine, under the names of engine.json."""
+
+    tensorrt_llm: str
+    mapping: Parallel
+    limits: Limits
+    dtype: str
+    quant_algo: str | None
+    kv_cache_quant_algo: str | None
+    lora: bool
+
+
+def lock_compiled(source: Source, files: Sequence[SourceFile], where: str) -> Mapping[str, Any] | None:
+    """The engine.json among the listed files, checked against them; None where there is no compiled engine.
+
+    Raises SpecError, at `where`, with all that does not agree, and for an engine that nothing describes; LoadError when
+    a file cannot be read. Call it again with the digests, once the files that the source knows none of are hashed.
+    """
+    named = {one.path: one for one in files}
+    if FILE not in named:
+        _refuse_undescribed(list(named), where)
+        return None
+    try:
+        build = read_build(_read(source, named[FILE], where))
+    except ValueError as error:
+        mend = "describe the engine again where it was compiled: `packager engine describe FOLDER --force`"
+        raise SpecError(f"{FILE} is damaged: {error}", where=where, mend=mend) from error
+    problems = [*disagreements(build, files, where=where)]
+    if CONFIG in named:
+        problems += _contradictions(build, source, named[CONFIG], where)
+    if problems:
+        raise SpecError.collect(problems)
+    return build.to_value()
+
+
+def read_config(data: bytes) -> EngineConfig:
+    """What the bytes of TensorRT-LLM's config.json say. Raises ValueError that names the place of what is off.
+
+    Its three keys are written by `EngineConfig.to_dict` in TensorRT-LLM's builder.py (0.10 to 1.2).
+    """
+    try:
+        config = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    split, built = "pretrained_config.mapping", "build_config"
+    quantization = "pretrained_config.quantization"
+    return EngineConfig(
+        tensorrt_llm=_text(config, "version"),
+        mapping=Parallel(
+            world_size=_count(config, f"{split}.world_size"),
+            tp=_count(config, f"{split}.tp_size"),
+            pp=_count(config, f"{split}.pp_size"),
+            cp=_count(config, f"{split}.cp_size", default=1),  # not in versions before context parallelism
+        ),
+        limits=Limits(
+            max_batch_size=_count(config, f"{built}.max_batch_size"),
+            max_input_len=_count(config, f"{built}.max_input_len"),
+            max_seq_len=_count(config, f"{built}.max_seq_len"),
+            max_num_tokens=_count(config, f"{built}.max_num_tokens"),
+            max_beam_width=_count(config, f"{built}.max_beam_width"),
+        ),
+        dtype=_text(config, "pretrained_config.dtype"),
+        quant_algo=_algorithm(config, f"{quantization}.quant_algo"),
+        kv_cache_quant_algo=_algorithm(config, f"{quantization}.kv_cache_quant_algo"),
+        lora=bool(_at(config, f"{built}.plugin_config.lora_plugin")),
+    )
+
+
+def _refuse_undescribed(paths: Sequence[str], where: str) -> None:
+    plans = [path for path in paths if path.endswith(PLANS)]
+    if not plans:
+        return
+    within = sorted(path.removesuffix(f"/{FILE}") for path in paths if path.endswith(f"/{FILE}"))
+    mend = (
+        "run `packager engine describe FOLDER` on the machine that compiled it, and put the engine.json that it writes "
+        "beside it; or leave the engine out with `weights.include`"
+    )
+    if within:
+        mend = f"name the folder within: {', '.join(within[:5])}"
+    what = f"{plans[0]} is a compiled engine, and no {FILE} says what it was compiled with and for"
+    raise SpecError(what, where=where, mend=mend)
+
+
+def _read(source: Source, file: SourceFile, where: str) -> bytes:
+    if file.size > _LARGEST:
+        what = f"{file.path} has {file.size} bytes, which no description of an engine has"
+        raise SpecError(what, where=where, mend="restore the file")
+    return read_file(source, file)
+
+
+def _contradictions(build: EngineBuild, source: Source, file: SourceFile, where: str) -> Iterator[Problem]:
+    try:
+        config = read_config(_read(source, file, where))
+    except ValueError as error:
+        yield Problem(f"{CONFIG} is not TensorRT-LLM's: {error}", where, "restore the file")
+        return
+    mend = "the two files are of different engines: describe the one that is here, where it was compiled"
+    said = _flat(asdict(build))
+    for place, value in _flat(asdict(config)).items():
+        if said[place] != value:
+            ours, theirs = json.dumps(said[place]), json.dumps(value)
+            yield Problem(f"{FILE} says {place} {ours}, and {CONFIG} says {theirs}", where, mend)
+
+
+def _flat(value: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, one in value.items():
+        found |= _flat(one, f"{place}{key}.") if isinstance(one, Mapping) else {place + key: one}
+    return found
+
+
+def _at(config: Any, place: str) -> Any:
+    """The value at `a.b.c`, or None."""
+    for key in place.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def _count(config: Any, place: str, default: int | None = None) -> int:
+    value = _at(config, place)
+    value = default if value is None else value
+    if type(value) is not int or value < 1:
+        raise ValueError(_off(place, value))
+    return value
+
+
+def _text(config: Any, place: str) -> str:
+    value = _at(config, place)
+    if not isinstance(value, str) or not value:
+        raise ValueError(_off(place, value))
+    return value
+
+
+def _algorithm(config: Any, place: str) -> str | None:
+    value = _at(config, place)
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(_off(place, value))
+
+
+def _off(place: str, value: Any) -> str:
+    return f"{place} is missing" if value is None else f"{place} cannot be {json.dumps(value)[:60]}"
