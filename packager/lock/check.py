@@ -1,7 +1,10 @@
 """Checks that need more than one part of the spec, before anything is asked of anyone. Pure."""
 
+from collections.abc import Sequence
+
 from ..errors import Problem, SpecError
 from ..recipes import RECIPES
+from ..recipes.recipe import Format
 from ..spec.image import DebianBase
 from ..spec.load import SpecFile
 from .hardware import gpu_of, listed, too_old, unknown_gpu
@@ -73,13 +76,20 @@ def _formats(file: SpecFile) -> tuple[Problem, ...]:
             continue
         where, who = file.where(*keys), f"`{option}: {value}` on {recipe.engine}"
         if spec.hardware.gpu is None and not row.cpu:
-            fits = [one.name for one in rows if one.cpu]
-            mend = f"name one in `hardware.gpu`, or write one of: {', '.join(['auto', *fits])}"
+            mend = f"name one in `hardware.gpu`, or {_on_cpu(option, rows, row)}"
             found.append(Problem(f"{who} needs a GPU", where, mend))
         elif gpu is not None and gpu.capability >= recipe.floor:
             fits = [one.name for one in rows if one.floor <= gpu.capability]
             found += too_old(file, who, row.floor, where=where, instead=f"write `{option}: {fits[0]}`" if fits else "")
     return tuple(found)
+
+
+def _on_cpu(option: str, rows: Sequence[Format], row: Format) -> str:
+    """What to write where there is no GPU for `row`."""
+    if row.file:
+        return f"use the engine {listed(one.engine for one in RECIPES.values() if row.file in one.weights)}"
+    fits = [one.name for one in rows if one.cpu]
+    return f"write one of: {', '.join(['none' if option == 'quantization' else 'auto', *fits])}"
 
 
 def _parallel(file: SpecFile) -> tuple[Problem, ...]:

@@ -4,7 +4,7 @@ What a registry does not say is not judged: a record holds for the version it wa
 before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -38,6 +38,39 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
         raise SpecError.collect(problems)
     for note in _notes(file, model):
         say(note)
+
+
+def check_files(file: SpecFile, paths: Sequence[str]) -> None:
+    """Raise SpecError unless the weights have the file, and only one, that `quantization` says they are.
+
+    For weights whose config does not say it (GGUF), and whose other files the engine has seen to be there.
+    """
+    recipe, word = RECIPES[file.spec.engine.kind], file.spec.quantization
+    top = [path for path in paths if "/" not in path]
+    found = {row.name: [path for path in top if path.endswith(row.file)] for row in recipe.by_file}
+    if word in found:
+        problems = _one_file(file, recipe, word, found[word])
+    elif recipe.by_file and not any(path.endswith(recipe.weights[-1]) for path in top):
+        fits = next(name for name, files in found.items() if files)
+        mend = f"write `quantization: {fits}`, or take weights that have {recipe.weights[-1]} files"
+        problems = (Problem(f"these weights are {fits}", file.where("weights", "source"), mend),)
+    else:
+        return
+    if problems:
+        raise SpecError.collect(problems)
+
+
+def _one_file(file: SpecFile, recipe: Recipe, word: str, found: Sequence[str]) -> tuple[Problem, ...]:
+    row, who = recipe.format("quantization", word), f"`quantization: {word}` on {recipe.engine}"
+    if row is None or len(found) == 1:
+        return ()
+    if not found:
+        what = f"{who} opens a folder with a {row.file} file, and these weights have none"
+        mend = f"take weights that are ({row.made_by} make them), or write `quantization: none`"
+        return (Problem(what, file.where("quantization"), mend),)
+    what = f"{who} opens one {row.file} file, and these weights have {len(found)}: {', '.join(found[:5])}"
+    mend = "leave the others out with `weights.include`; parts of one model are joined by llama.cpp's llama-gguf-split"
+    return (Problem(what, file.where("weights", "source"), mend),)
 
 
 def check_python(file: SpecFile, python: str) -> None:
@@ -110,7 +143,7 @@ def _quantization(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     if fits == word and getattr(file.spec.engine, "double_quantization", False):
         what = "`double_quantization` is for weights that are quantized when they are loaded; these are already"
         return (Problem(what, file.where("engine", "double_quantization"), "remove it"),)
-    if fits == word or (row.at_load and not model.quantization):
+    if fits == word or ((row.at_load or row.file) and not model.quantization):
         return ()
     where = file.where("quantization")
     if not model.quantization:

@@ -19,7 +19,7 @@ from .base import lock_base
 from .check import check
 from .closure import PYTHON_FLOOR, resolve_closure
 from .drift import LAYER_FORMAT, lock_inputs
-from .gates import check_python
+from .gates import check_files, check_python
 from .lockfile import Lock
 from .tools import Tools
 from .weights import lock_adapters, lock_weights
@@ -42,6 +42,8 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
         )
     tools.stage("lock: weights")
     weights, adapters = lock_weights(file, tools), lock_adapters(file, tools)
+    if weights is not None:
+        check_files(file, [one.path for one in weights.files])
     tools.stage("lock: base")
     base, facts = lock_base(file, tools)
     _check_python(facts, file)

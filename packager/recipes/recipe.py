@@ -13,7 +13,8 @@ class Format:
     engine's own. `cpu` says that it runs without a GPU too. Below `native` it runs as `note` says. `fallback` is what
     the engine takes instead below `floor` where the spec says `auto`.
     `weights`, of a quantization, names the weights that are quantized so; with `at_load` the engine makes it of plain
-    weights too, else `made_by` says what makes them. `needs` are distributions that weights like this take beside the
+    weights too, else `made_by` says what makes them. Weights whose config does not say it are known by a `file`: one
+    that ends so, in place of the last of the recipe's. `needs` are distributions that weights like this take beside the
     engine; without `splits` they stay on one GPU (no tensor parallel).
     `source` is where the row is from.
     """
@@ -28,6 +29,7 @@ class Format:
     weights: tuple[str, ...] = ()
     at_load: bool = False
     made_by: str = ""
+    file: str = ""
     needs: tuple[str, ...] = ()
     splits: bool = True
 
@@ -121,9 +123,16 @@ class Recipe:
         return chosen or (fitting[0] if len(fitting) == 1 else None)
 
     def lacking(self, paths: Sequence[str]) -> tuple[str, ...]:
-        """Those of `weights` that are not at the top of a folder with these paths."""
+        """Those of `weights` that are not at the top of a folder with these paths; a format's `file` is as good."""
         top = [path for path in paths if "/" not in path]
-        return tuple(need for need in self.weights if not any(_is(path, need) for path in top))
+        stands_in = any(path.endswith(row.file) for row in self.by_file for path in top)
+        needs = self.weights[:-1] if stands_in else self.weights
+        return tuple(need for need in needs if not any(_is(path, need) for path in top))
+
+    @property
+    def by_file(self) -> tuple[Format, ...]:
+        """The quantizations that weights show by a file, not in their config."""
+        return tuple(row for row in self.formats.get("quantization", ()) if row.file)
 
     def requirements(self, version: str | None, quantization: str, *, gpu: bool = False) -> tuple[str, ...]:
         """PEP 508 requirements of the engine at `version` (None: the tested default), to run on a GPU or without."""

@@ -1,4 +1,4 @@
-"""vLLM: safetensors in every quantization that its weights' config names; bitsandbytes by its plugin."""
+"""vLLM: safetensors in every quantization that its weights' config names; bitsandbytes and GGUF by plugins."""
 
 from .recipe import Format, Recipe
 from .records.vllm import RECORD
@@ -6,6 +6,10 @@ from .records.vllm import RECORD
 _MARLIN = "the weights are unpacked to 16 bits for each product (Marlin), which saves memory but no time"
 _W8A8 = "vllm 0.32.0, compressed_tensors_w8a8_fp8.py and compressed_tensors_w8a16_fp8.py get_min_capability"
 _BITSANDBYTES = "vllm-bnb-plugin 0.0.3, quantization/config.py get_min_capability and bitsandbytes_loader.py"
+_GGUF = (
+    "vllm-gguf-plugin 0.0.5: quantization/config.py says 6.0, but the machine code in _C_gguf.abi3.so begins with sm_75, "
+    "and the library needs libtorch_cuda"
+)
 _DTYPES = "vllm 0.32.0, platforms/cuda.py check_if_supports_dtype"
 _FP8_CACHE = "vllm 0.32.0: flashinfer.py takes it from 8.0 on, triton_attn.py refuses it below 8.9, cpu_attn.py has it"
 _CACHE = "vllm 0.32.0, triton_attn.py and cpu_attn.py supported_kv_cache_dtypes"
@@ -28,7 +32,7 @@ RECIPE = Recipe(
         "torchaudio; sys_platform == 'never'",
         "torchcodec; sys_platform == 'never'",
     ),
-    plugins={"nf4": ("vllm-bnb-plugin",)},
+    plugins={"nf4": ("vllm-bnb-plugin",), "gguf": ("vllm-gguf-plugin==0.0.5",)},
     system_packages={
         "gcc": "Triton compiles kernels at the first request (triton's _find_compiler)",
         "libc6-dev": "headers for what Triton compiles",
@@ -64,6 +68,14 @@ RECIPE = Recipe(
                 at_load=True,
             ),
             Format("nf4", _BITSANDBYTES, floor=70, weights=("bitsandbytes:nf4",), at_load=True),
+            Format(
+                "gguf",
+                _GGUF,
+                floor=75,
+                cpu=False,
+                file=".gguf",
+                made_by="llama.cpp's convert_hf_to_gguf.py and llama-quantize",
+            ),
         ),
         "weights": (
             Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",), splits=False),

@@ -11,7 +11,7 @@ from .image import ImageSpec
 from .serving import ServingSpec
 from .weights import WeightsSpec
 
-Quantization = Literal["none", "int8", "int4", "fp8", "awq", "gptq", "nf4"]
+Quantization = Literal["none", "int8", "int4", "fp8", "awq", "gptq", "nf4", "gguf"]
 """Every quantization there is a word for; the engine's recipe says which of them it can do."""
 
 NO_WEIGHTS = ("echo",)
@@ -31,7 +31,8 @@ class ModelSpec(Strict):
     """The model's bytes; every engine but `echo` needs them."""
     quantization: Quantization = "none"
     """How the weights are quantized: by whoever made them (their config.json must say the same), else by the engine
-    when it loads them. `none` takes them as they are, quantized or not (a GGUF file carries its own)."""
+    when it loads them. `none` takes them as they are, quantized or not. `gguf` is for engines that open a folder (vllm):
+    its one .gguf file is taken, whichever way that is quantized; llama_cpp opens such a file by itself."""
     hardware: HardwareSpec = HardwareSpec()
     """What the container runs on."""
     serving: ServingSpec = ServingSpec()

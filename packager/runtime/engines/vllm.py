@@ -48,7 +48,7 @@ class VllmEngine:
         setup, weights = self._setup, self._setup.weights
         if weights is None:
             raise LoadError("vllm needs weights", where="model/manifest.json", mend="give `weights` in the spec")
-        place = Place(cpu=ON_CPU, quantized=_quantized(weights))
+        place = Place(ON_CPU, _quantized(weights), _gguf(weights) if setup.quantization == "gguf" else None)
         llm = await self._process.open(engine_arguments(setup, self._options, place))
         model = _Model(llm, setup.chat_template)
         try:
@@ -188,6 +188,20 @@ def _finish(reason: str) -> FinishReason:
     if reason in ("stop", "length", "abort"):
         return cast("FinishReason", reason)
     raise EngineError(f"vLLM ended the request: {reason}")
+
+
+def _gguf(weights: Path) -> Path:
+    """The folder's one GGUF file. Raises LoadError for none, several, and without a GPU."""
+    if ON_CPU:
+        what = "GGUF in vLLM needs a GPU: the plugin that reads it has its kernels for CUDA alone"
+        raise LoadError(
+            what, where=str(weights), mend="run it on a GPU, or build the package with the engine llama_cpp"
+        )
+    found = sorted(weights.glob("*.gguf"))
+    if len(found) != 1:
+        mend = "build the package again"
+        raise LoadError(f"the weights have {len(found)} .gguf files, not one", where=str(weights), mend=mend)
+    return found[0]
 
 
 def _quantized(weights: Path) -> bool:

@@ -1,6 +1,7 @@
 """The spec's words for vLLM, in the words of its AsyncEngineArgs. Pure: nothing of vLLM is imported."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..engine import EngineSetup
@@ -33,10 +34,14 @@ class VllmOptions:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the engine runs, and on what: `cpu` without a GPU, `quantized` when the weights' config names a method."""
+    """Where the engine runs, and on what: `cpu` without a GPU, `quantized` when the weights' config names a method.
+
+    `gguf` is the file to open for `quantization: gguf`.
+    """
 
     cpu: bool
     quantized: bool
+    gguf: Path | None = None
 
 
 def engine_arguments(setup: EngineSetup, options: VllmOptions, place: Place) -> dict[str, Any]:
@@ -58,6 +63,7 @@ def engine_arguments(setup: EngineSetup, options: VllmOptions, place: Place) -> 
         "max_num_seqs": setup.slots,
         "max_logprobs": MOST_LOGPROBS,
         "use_tqdm_on_load": False,
+        **_gguf(setup, place),
         **_executor(options, place),
         **_lora(setup, options),
     }
@@ -66,6 +72,18 @@ def engine_arguments(setup: EngineSetup, options: VllmOptions, place: Place) -> 
 def _cache_bytes(options: VllmOptions, place: Place) -> int | None:
     gib = options.kv_cache_gib or (_CPU_CACHE_GIB if place.cpu else None)
     return None if gib is None else int(gib * _GIB)
+
+
+def _gguf(setup: EngineSetup, place: Place) -> dict[str, Any]:
+    """The file is the model; its plugin takes tokenizer and config from the folder (vllm-gguf-plugin 0.0.5, plugin.py).
+
+    The plugin would choose `gguf` by the file's ending; said here, vLLM refuses it by name where no plugin is installed.
+    """
+    if place.gguf is None:
+        return {}
+    folder = str(setup.weights)
+    said = dict.fromkeys(("quantization", "load_format", "config_format"), "gguf")
+    return {"model": str(place.gguf), "tokenizer": folder, "hf_config_path": folder, **said}
 
 
 def _lora(setup: EngineSetup, options: VllmOptions) -> dict[str, Any]:

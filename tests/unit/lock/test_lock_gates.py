@@ -1,17 +1,20 @@
 """Engine, GPU, spec and weights against each other: what is refused, with which words, and what passes."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from packager.errors import SpecError
 from packager.lock.check import check
-from packager.lock.gates import check_python, check_weights
+from packager.lock.gates import check_files, check_python, check_weights
 from packager.lock.model import ModelFacts
 from packager.recipes.gpus import GPUS
 from packager.spec.load import load_spec
 
 MARLIN = "the weights are unpacked to 16 bits for each product (Marlin), which saves memory but no time"
+MADE_BY = "llama.cpp's convert_hf_to_gguf.py and llama-quantize"
+JOINED = "parts of one model are joined by llama.cpp's llama-gguf-split"
 LLAMA = ModelFacts(("LlamaForCausalLM",), dtype="float16", heads=32, context=4096)
 
 
@@ -127,7 +130,21 @@ class TestCheck:
                 ["quantization: int8"],
                 "int8",
                 "the engine vllm cannot quantize to int8",
-                "use one of: none, awq, gptq, fp8, nf4; transformers can",
+                "use one of: none, awq, gptq, fp8, nf4, gguf; transformers can",
+            ),
+            (
+                "kind: vllm",
+                ["quantization: gguf"],
+                "gguf",
+                "`quantization: gguf` on vllm needs a GPU",
+                "name one in `hardware.gpu`, or use the engine llama_cpp",
+            ),
+            (
+                "kind: llama_cpp",
+                ["quantization: gguf"],
+                "gguf",
+                "the engine llama_cpp cannot quantize to gguf",
+                "leave it out: this engine takes the weights as they are; vllm can",
             ),
             (
                 "kind: llama_cpp",
@@ -545,6 +562,65 @@ class TestWeights:
         heard: list[str] = []
         check_weights(spec(engine, *more), model, heard.append)
         assert heard == [said]
+
+
+class TestFiles:
+    """GGUF is not said in config.json: the files show it."""
+
+    FOLDER = ("config.json", "tokenizer.json")
+    GGUF = ("quantization: gguf", gpu("l4"))
+
+    @pytest.mark.parametrize(
+        ("more", "files", "at", "what", "mend"),
+        [
+            (
+                GGUF,
+                ["model.safetensors", "within/model.gguf"],
+                "gguf",
+                "`quantization: gguf` on vllm opens a folder with a .gguf file, and these weights have none",
+                f"take weights that are ({MADE_BY} make them), or write `quantization: none`",
+            ),
+            (
+                GGUF,
+                ["q4.gguf", "q8.gguf"],
+                "'file",
+                "`quantization: gguf` on vllm opens one .gguf file, and these weights have 2: q4.gguf, q8.gguf",
+                f"leave the others out with `weights.include`; {JOINED}",
+            ),
+            (
+                [gpu("l4")],
+                ["model.gguf"],
+                "'file",
+                "these weights are gguf",
+                "write `quantization: gguf`, or take weights that have .safetensors files",
+            ),
+        ],
+    )
+    def test_refused(self, spec, more, files, *, at, what, mend):
+        file = spec("kind: vllm", *more)
+        assert refused(file, lambda: check_files(file, [*self.FOLDER, *files])) == [(at, what, mend)]
+
+    @pytest.mark.parametrize(
+        ("engine", "more", "files"),
+        [
+            ("kind: vllm", GGUF, ["model.gguf"]),
+            ("kind: vllm", GGUF, ["model.gguf", "model.safetensors"]),
+            ("kind: vllm", [], ["model.gguf", "model.safetensors"]),
+            ("kind: llama_cpp", [], ["model.gguf"]),
+        ],
+    )
+    def test_passed(self, spec, engine, more, files):
+        file = spec(engine, *more)
+        assert refused(file, lambda: check_files(file, [*self.FOLDER, *files])) == []
+
+    def test_the_weights_own_word_goes_before(self, spec):
+        file = spec("kind: vllm", *self.GGUF)
+        assert refused(file, lambda: check_weights(file, LLAMA, str)) == []
+        (problem,) = refused(file, lambda: check_weights(file, replace(LLAMA, quantization="awq"), str))
+        assert problem[1:] == (
+            "`quantization: gguf`, but the weights' config.json says they are awq",
+            "write `quantization: awq`",
+        )
 
 
 class TestPython:

@@ -77,6 +77,20 @@ def test_the_file_that_an_engine_opens(paths, chosen, entry):
     assert RECIPES["llama_cpp"].entry(paths, chosen) == entry
 
 
+@pytest.mark.parametrize(
+    ("paths", "lacking"),
+    [
+        (["config.json", "a.safetensors"], ()),
+        (["config.json", "a.gguf"], ()),
+        (["a.gguf"], ("config.json",)),
+        (["config.json", "within/a.gguf"], (".safetensors",)),
+    ],
+)
+def test_what_a_folder_lacks(paths, lacking):
+    assert RECIPES["vllm"].lacking(paths) == lacking
+    assert RECIPES["vllm"].entry(paths, None) == (None if lacking else ".")
+
+
 def test_every_server_of_the_spec_has_requirements():
     servers = get_args(ServingSpec.model_fields["server"].annotation)
     assert set(REQUIREMENTS) == set(servers)
@@ -133,7 +147,7 @@ def test_rows_say_where_they_are_from_and_what_they_mean(engine):
             assert {row.floor, row.native} <= capabilities | {0}
             assert bool(row.native) == bool(row.note)
             assert row.floor < row.native or not row.native
-            assert bool(row.weights) == (where == "quantization")
+            assert bool(row.weights or row.file) == (where == "quantization")
             assert (row.at_load or bool(row.made_by)) == (where == "quantization")
             assert not row.needs or where == "weights"
             assert not row.fallback or recipe.format(where, row.fallback)

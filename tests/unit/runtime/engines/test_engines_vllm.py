@@ -75,14 +75,14 @@ async def text(engine: VllmEngine, request: GenerationRequest) -> str:
     return "".join(delta.text for delta in await read(engine, request))
 
 
-def arguments(*, cpu: bool = True, quantization: str = "none", **options: object) -> dict:
+def arguments(*, cpu: bool = True, quantization: str = "none", gguf: Path | None = None, **options: object) -> dict:
     setup = replace(make_setup(Path("w"), quantization=quantization, **options), adapters={"a": Path("a")})
-    return engine_arguments(setup, read_options(VllmOptions, setup), Place(cpu=cpu, quantized=False))
+    return engine_arguments(setup, read_options(VllmOptions, setup), Place(cpu, quantized=False, gguf=gguf))
 
 
 async def test_every_argument_is_one_of_the_installed_vllms():
     known = {field.name for field in fields(AsyncEngineArgs)}
-    assert arguments().keys() | arguments(cpu=False).keys() <= known
+    assert arguments().keys() | arguments(cpu=False, gguf=Path("w/m.gguf")).keys() <= known
     assert {"vllm_config", "executor_class", "log_stats", "log_requests"} <= signature(AsyncLLM).parameters.keys()
 
 
@@ -91,6 +91,16 @@ async def test_the_words_of_the_spec_are_vllms():
     assert set(get_args(VllmSpec.model_fields["max_lora_rank"].annotation)) <= set(get_args(MaxLoRARanks))
     assert arguments(quantization="fp8")["quantization"] in QUANTIZATION_METHODS
     assert resolve_name(arguments()["distributed_executor_backend"].replace(".Uni", ":Uni")) is UniProcExecutor
+
+
+async def test_gguf_without_a_gpu(tmp_path):
+    write_model(tmp_path)
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    adapter = VllmEngine(make_setup(tmp_path, quantization="gguf"))
+    with pytest.raises(LoadError, match="GGUF in vLLM needs a GPU") as caught:
+        await adapter.start()
+    assert "llama_cpp" in caught.value.problems[0].mend
+    await adapter.stop()
 
 
 async def test_what_it_can_do(engine):

@@ -73,6 +73,14 @@ def test_quantized_weights_say_themselves_how():
     assert arguments(Place(cpu=False, quantized=True), quantization="fp8")["quantization"] is None
 
 
+def test_a_gguf_file_is_the_model_and_its_folder_the_tokenizer_and_the_config():
+    said = arguments(Place(cpu=False, quantized=False, gguf=WEIGHTS / "tiny.Q4_K_M.gguf"), quantization="gguf")
+    assert said["model"] == "weights/tiny.Q4_K_M.gguf"
+    assert (said["tokenizer"], said["hf_config_path"]) == ("weights", "weights")
+    assert (said["quantization"], said["load_format"], said["config_format"]) == ("gguf", "gguf", "gguf")
+    assert not {"tokenizer", "hf_config_path", "load_format", "config_format"} & arguments().keys()
+
+
 def test_a_gpu_is_filled_as_the_spec_says():
     said = arguments()
     assert said["kv_cache_memory_bytes"] is None
