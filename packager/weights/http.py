@@ -1,0 +1,197 @@
+"""Files over HTTP/1.1: ranged reads that are exactly what was asked, or a typed error. Nothing is retried here."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
+
+from ..errors import LoadError, TransferError
+from .http_answer import check_part, check_plain, length_of, refused, total_of
+from .http_connection import SAFE, Connections, Exchange, origin_of, shown
+
+PORTION = 1 << 18
+"""Most bytes read at once: more are not faster, and fill the processor's caches."""
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_EXPIRED = frozenset({400, 401, 403, 410})
+"""What stores answer to an address that is no longer signed well: most 403, Google's 400."""
+_NO_HEAD = frozenset({400, 403, 405, 501})
+"""What places answer that take no HEAD, or whose signed addresses are for GET alone."""
+_REMEMBERED = 16
+"""Files whose final address one reader remembers."""
+_HEADERS = {"User-Agent": "packager", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one file is asked for. `headers` (credentials) go to this address's scheme, host and port only."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """How long a reader waits. A connection that gives under `stall_bytes` in `stall_seconds` of waiting is broken off."""
+
+    connect_seconds: float = 20
+    stall_seconds: float = 30
+    stall_bytes: int = 1 << 15
+    most_redirects: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a file without reading it: its bytes, and the answer's headers by name in lower case."""
+
+    size: int
+    headers: Mapping[str, str]
+
+
+class HttpReader:
+    """One thread's way to files over HTTP; it answers `Reader`.
+
+    `locate` tells where the file at a path is asked for. It is asked again when an address that worked, or one that
+    was redirected to, has expired.
+    """
+
+    def __init__(self, locate: Callable[[str], Place], settings: HttpSettings | None = None) -> None:
+        settings = settings or HttpSettings()
+        self._locate, self._most_redirects = locate, settings.most_redirects
+        self._connections = Connections(
+            connect=settings.connect_seconds, stall=settings.stall_seconds, least=settings.stall_bytes
+        )
+        self._final: dict[str, Place] = {}  # by path, after redirects: not every range goes through them
+
+    def read(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        whole = (start, stop) == (0, size)
+        exchange = self._ask("GET", path, {} if whole else {"Range": f"bytes={start}-{stop - 1}"})
+        try:
+            check_part(exchange.status, exchange.headers, (start, stop, size), exchange.where)
+            yield from _body(exchange, stop - start)
+            exchange.settle()
+        except BaseException:
+            self._final.pop(path, None)
+            exchange.drop()
+            raise
+
+    def head(self, path: str) -> Head:
+        """Size and headers of the file at `path`: by HEAD, or by its first byte where HEAD does not tell.
+
+        Raises LoadError when the file cannot be had or its size is not told, TransferError where trying again may help.
+        """
+        exchange = self._ask("HEAD", path, {})
+        exchange.settle()
+        if exchange.status == HTTPStatus.OK and not exchange.headers.get("content-encoding"):
+            size = length_of(exchange.headers, exchange.where)
+            if size is not None:
+                return Head(size, exchange.headers)
+        elif exchange.status not in _NO_HEAD:
+            raise refused(exchange.status, exchange.headers, exchange.where)
+        return self._head_by_byte(path)
+
+    def get(self, path: str, most: int) -> bytes:
+        """A small file of unknown size, whole. Raises LoadError when it has more than `most` bytes."""
+        exchange = self._ask("GET", path, {})
+        try:
+            if exchange.status != HTTPStatus.OK:
+                raise refused(exchange.status, exchange.headers, exchange.where)
+            check_plain(exchange.headers, exchange.where)
+            length = length_of(exchange.headers, exchange.where)
+            found = bytearray()
+            while len(found) <= most and (data := exchange.read(PORTION)):
+                found += data
+        finally:
+            exchange.drop()
+        if len(found) > most:
+            raise LoadError(f"it has more than {most} bytes", where=exchange.where, mend="check the address")
+        if length is not None and len(found) != length:
+            raise _short(length - len(found), exchange.where)
+        return bytes(found)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def _head_by_byte(self, path: str) -> Head:
+        exchange = self._ask("GET", path, {"Range": "bytes=0-0"})
+        where, headers = exchange.where, exchange.headers
+        exchange.drop()  # it may be the whole file that comes
+        match exchange.status:
+            case HTTPStatus.OK:
+                check_plain(headers, where)
+                size = length_of(headers, where)
+            case HTTPStatus.PARTIAL_CONTENT | HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the latter if it is empty
+                check_plain(headers, where)
+                size = total_of(headers)
+            case _:
+                raise refused(exchange.status, headers, where)
+        if size is None:
+            raise LoadError("the place does not tell the file's size", where=where, mend="serve it from another place")
+        return Head(size, headers)
+
+    def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> Exchange:
+        """The last answer after all redirects; an address that has expired meanwhile is renewed once."""
+        known = self._final.pop(path, None)
+        asked = known or self._locate(path)
+        exchange, final = self._follow(method, asked, headers)
+        if exchange.status in _EXPIRED and (known is not None or final is not asked):
+            exchange.settle()
+            exchange, final = self._follow(method, self._locate(path), headers)
+        if exchange.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            self._final[path] = final
+            if len(self._final) > _REMEMBERED:
+                del self._final[next(iter(self._final))]
+        else:
+            exchange.settle()
+        return exchange
+
+    def _follow(self, method: str, place: Place, headers: Mapping[str, str]) -> tuple[Exchange, Place]:
+        seen: set[str] = set()
+        while True:
+            exchange = self._connections.ask(method, place.url, {**_HEADERS, **place.headers, **headers})
+            if exchange.status not in _REDIRECTS:
+                return exchange, place
+            exchange.settle()
+            seen.add(place.url)
+            place = _redirected(place, exchange)
+            if place.url in seen:
+                raise LoadError("the place redirects in a circle", where=exchange.where, mend="check the address")
+            if len(seen) > self._most_redirects:
+                what = f"the place redirects more than {self._most_redirects} times"
+                raise LoadError(what, where=exchange.where, mend="give the address that it leads to")
+
+
+def _redirected(place: Place, exchange: Exchange) -> Place:
+    """Where a redirect leads. Credentials stay with the scheme, host and port that they were given for."""
+    location = exchange.headers.get("location", "")
+    # The header is bytes, which the library reads as Latin-1; what stands in an address unescaped is UTF-8.
+    url, _ = urldefrag(urljoin(place.url, quote(location.encode("latin-1"), safe=SAFE)))
+    mend = "give the address that it should lead to"
+    if not location:
+        raise LoadError("the place redirects to nowhere", where=exchange.where, mend=mend)
+    before, after = origin_of(place.url), origin_of(url)
+    if before[0] == "https" != after[0]:
+        what = f"the place redirects from https to plain {shown(url)}"
+        raise LoadError(what, where=exchange.where, mend=mend)
+    if "@" in urlsplit(url).netloc:
+        what = f"the place redirects to an address with a password in it: {shown(url)}"
+        raise LoadError(what, where=exchange.where, mend=mend)
+    return Place(url, place.headers if before == after else {})
+
+
+def _body(exchange: Exchange, count: int) -> Iterator[bytes]:
+    """Exactly `count` bytes, as they come. Raises TransferError where there are fewer, or more."""
+    left = count
+    while left:
+        data = exchange.read(min(PORTION, left))
+        if not data:
+            raise _short(left, exchange.where)
+        left -= len(data)
+        yield data
+    if "content-length" not in exchange.headers and exchange.read(1):
+        what, mend = f"the body is longer than the {count} bytes asked", "try again"
+        raise TransferError(what, where=exchange.where, mend=mend)
+
+
+def _short(missing: int, where: str) -> TransferError:
+    what = f"the body ended {missing} bytes too early"
+    return TransferError(what, where=where, mend="try again; what has come is kept")

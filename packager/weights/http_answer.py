@@ -1,0 +1,124 @@
+"""What an HTTP answer says of a file, and what is wrong with it. Pure but for the clock."""
+
+import re
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from ..errors import LoadError, RangeError, TransferError
+
+BUSY = frozenset({429, 503})
+_AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
+"""Statuses of a place that may answer otherwise in a while."""
+
+
+def check_part(status: int, headers: Mapping[str, str], part: tuple[int, int, int], where: str) -> None:
+    """Raise unless the head of the answer is that of bytes `start` to `stop` of a file of `size` bytes, as `part` says.
+
+    RangeError where the whole file comes instead, TransferError where the answer contradicts itself, LoadError where
+    the file is another.
+    """
+    start, stop, size = part
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        raise _another_size(where, size, total_of(headers))
+    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        raise refused(status, headers, where)
+    check_plain(headers, where)
+    if status == HTTPStatus.PARTIAL_CONTENT:
+        _check_range(headers, part, where)
+    elif stop - start != size:
+        what = "the place gives the whole file where a range was asked"
+        raise RangeError(what, where=where, mend="serve the file from a place that answers ranges")
+    length = length_of(headers, where)
+    if length is None or length == stop - start:
+        return
+    if status == HTTPStatus.OK:
+        raise _another_size(where, size, length)
+    raise _contradiction(f"it announces {length} bytes where {stop - start} were asked", where)
+
+
+def check_plain(headers: Mapping[str, str], where: str) -> None:
+    """Raise TransferError when the body is not the file's bytes as they are: compressed, or in parts."""
+    coding = headers.get("content-encoding", "identity")
+    if coding.lower() not in ("identity", ""):
+        raise _contradiction(f"it is compressed ({coding}), which was not asked", where)
+    if headers.get("content-type", "").lower().startswith("multipart/byteranges"):
+        raise _contradiction("it comes in several parts, where one was asked", where)
+
+
+def refused(status: int, headers: Mapping[str, str], where: str) -> LoadError:
+    """The error for an answer that is no file."""
+    try:
+        what = f"the place answers {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        what = f"the place answers {status}"
+    if status in _AGAIN:
+        rest = retry_after(headers)
+        return TransferError(what, where=where, mend="try again later", busy=status in BUSY, retry_after=rest)
+    mends = {
+        401: "give credentials that may read it: a token, or ~/.netrc for this host",
+        403: "give credentials that may read it, or ask its owner for the right to",
+        404: "check the address and the revision; the file is not there",
+        407: "give the proxy's credentials in the variable that names it: http://USER:PASSWORD@HOST:PORT",
+        410: "it is gone for good: lock another revision",
+    }
+    return LoadError(what, where=where, mend=mends.get(status, "check the address with curl -v"))
+
+
+def length_of(headers: Mapping[str, str], where: str) -> int | None:
+    """The Content-Length, None where there is none. Raises TransferError when it is no number."""
+    text = headers.get("content-length")
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{1,18}", text) is None:
+        raise _contradiction(f"its Content-Length is {text[:40]!r}", where)
+    return int(text)
+
+
+def total_of(headers: Mapping[str, str]) -> int | None:
+    """The size of the whole file that a Content-Range names, None where it names none."""
+    match = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d{1,18})", headers.get("content-range", ""))
+    return int(match[1]) if match else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """For how many seconds the other side asks to rest, or None: Retry-After as seconds, or as a date by its clock."""
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}", text):
+        return float(text)
+    until = _moment(text)
+    if until is None:
+        return None
+    now = _moment(headers.get("date", ""))
+    return max(0.0, until - (time.time() if now is None else now))
+
+
+def _moment(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _check_range(headers: Mapping[str, str], part: tuple[int, int, int], where: str) -> None:
+    start, stop, size = part
+    found = headers.get("content-range", "")
+    total = total_of(headers)
+    if total is not None and total != size:
+        raise _another_size(where, size, total)
+    if found != f"bytes {start}-{stop - 1}/{size}":
+        raise _contradiction(f"its range is {found[:60]!r} where bytes {start}-{stop - 1}/{size} were asked", where)
+
+
+def _another_size(where: str, size: int, found: int | None) -> LoadError:
+    seen = "" if found is None else f": {found} bytes"
+    mend = "restore the file, or lock and build again if the change is wanted"
+    return LoadError(
+        f"the file at the source has another size than the {size} bytes locked{seen}", where=where, mend=mend
+    )
+
+
+def _contradiction(why: str, where: str) -> TransferError:
+    mend = "try again; if it stays, the server or a proxy in between does not serve ranges correctly"
+    return TransferError(f"the answer is not what was asked: {why}", where=where, mend=mend)
