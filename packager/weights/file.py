@@ -1,6 +1,6 @@
 """`file://`: weights that lie on this machine, or on a volume that is mounted into it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from ..digest import CHUNK
@@ -49,7 +49,7 @@ class FileSource:
         """Where the listed file lies."""
         return self._path if self._path.is_file() else self._path / path
 
-    def read(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+    def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
         target = self.locate(path)
         try:
             with target.open("rb", buffering=0) as file:

@@ -4,58 +4,97 @@ Every byte is hashed against the manifest once. A file that was verified is not 
 while its size, inode and times stay as they were.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from ..digest import CHUNK, canonical_json, sha256_hex
-from ..errors import IntegrityError, LoadError
+from .. import environ
+from ..digest import canonical_json, sha256_hex
+from ..errors import FetchError, IntegrityError, LoadError, PackageError
 from ..manifest import Manifest, WeightsFile, WeightsManifest
-from ..store import Store, StoredFile
-from .schemes import open_source
+from ..store import Store
+from .fetch import Wanted, disk_error, fetch_files
+from .identity import OnBytes, file_digest, find_intact
+from .mirrors import open_locked
+from .policy import check_names
+from .watch import SILENT, Watch
 
-OnBytes = Callable[[str, int, int], None]
-"""Progress: title, bytes done, bytes in total."""
+Found = TypeVar("Found")
 
 DATA_FOLDER = "data"
 """Where a package that ships its weights keeps them; Truss copies the same folder."""
-
 
 ADAPTERS_FOLDER = "adapters"
 """Where LoRA adapters are kept below DATA_FOLDER, each in a folder of its name."""
 
 
-def ensure_weights(manifest: Manifest, package: Path, store: Store, *, on_bytes: OnBytes | None = None) -> Path:
+def ensure_weights(manifest: Manifest, package: Path, store: Store, *, watch: Watch = SILENT) -> Path:
     """The folder that holds the manifest's weights, every file verified. Blocks.
 
-    Returns `package` itself for an engine without weights. Raises LoadError when a file is
-    missing or cannot be had, IntegrityError when bytes differ from the manifest.
+    Returns `package` itself for an engine without weights. Raises LoadError when a file is missing or cannot be had,
+    FetchError when it would have to be fetched and PACKAGER_OFFLINE forbids it, IntegrityError when bytes differ from
+    the manifest.
     """
     if manifest.weights is None:
         return package
-    return _ensure(manifest.weights, package / DATA_FOLDER, store, on_bytes)
+    return _ensure(manifest.weights, package / DATA_FOLDER, store, watch)
 
 
-def ensure_adapters(
-    manifest: Manifest, package: Path, store: Store, *, on_bytes: OnBytes | None = None
-) -> dict[str, Path]:
+def ensure_adapters(manifest: Manifest, package: Path, store: Store, *, watch: Watch = SILENT) -> dict[str, Path]:
     """The folder of each LoRA adapter by name, every file verified. Blocks; raises as `ensure_weights` does."""
     folder = package / DATA_FOLDER / ADAPTERS_FOLDER
-    return {name: _ensure(one, folder / name, store, on_bytes) for name, one in manifest.adapters.items()}
+    return {name: _ensure(one, folder / name, store, watch) for name, one in manifest.adapters.items()}
 
 
-def _ensure(weights: WeightsManifest, root: Path, store: Store, on_bytes: OnBytes | None) -> Path:
+def weights_digests(manifest: Manifest) -> frozenset[str]:
+    """The sha256 of every file that loading takes from the store."""
+    every = [*manifest.adapters.values(), *([manifest.weights] if manifest.weights else [])]
+    return frozenset(file.sha256 for one in every if one.ship == "on_load" for file in one.files)
+
+
+def fetch_weights(weights: WeightsManifest, store: Store, watch: Watch = SILENT) -> int:
+    """Bring every file of `weights` that is not there, intact, into the store. Gives the bytes that were transferred."""
+    watch.phase("resolve")
+    if problems := check_names(weights.files):
+        raise PackageError.collect(problems)
+    watch.phase("verify")
+    missing = _missing(weights.files, store, watch)
+    if not missing:
+        return 0
+    source = open_locked(weights.source, weights.revision)
+    if environ.OFFLINE.get() == "1" and not source.uri.startswith("file://"):
+        named = ", ".join(file.path for file in missing[:3]) + (" ..." if len(missing) > 3 else "")
+        what = f"{len(missing)} of {len(weights.files)} files are not in the store, and PACKAGER_OFFLINE=1: {named}"
+        mend = "fill the store with `packager fetch` where there is a network, and bring it here"
+        raise FetchError(what, where=str(store.root), mend=mend)
+    watch.phase("download")
+    return fetch_files([Wanted(file, source) for file in missing], store, watch)
+
+
+def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) -> Path:
     """The folder with all of `weights`: `root` when they ship in the package, else one in the store."""
     if weights.ship == "in_image":
-        for file in weights.files:
-            verify_file(root / file.path, file, store, on_bytes)
+        watch.phase("verify")
+        _each(lambda file: verify_file(root / file.path, file, store, watch.on_bytes), weights.files)
         return root
-    for file in weights.files:
-        _fetch(weights, file, store, on_bytes)
+    fetch_weights(weights, store, watch)
     return _tree(weights, store)
+
+
+def _missing(files: Sequence[WeightsFile], store: Store, watch: Watch) -> list[WeightsFile]:
+    again = environ.VERIFY.get() == "always"
+    found = _each(lambda file: find_intact(file, store, watch.on_bytes, again=again), files)
+    return [file for file, stored in zip(files, found, strict=True) if stored is None]
+
+
+def _each(do: Callable[[WeightsFile], Found], files: Sequence[WeightsFile]) -> list[Found]:
+    """`do` for every file: a hash is one processor's work, so several at a time."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(do, files))
 
 
 def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes | None = None) -> None:
@@ -64,7 +103,7 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
         size = path.stat().st_size
         if size != file.size:
             raise _differs(path, f"it has {size} bytes, the manifest says {file.size}")
-        found = file_digest(path, store, on_bytes)
+        found = file_digest(path, store, on_bytes, again=environ.VERIFY.get() == "always")
     except OSError as error:
         raise LoadError(
             f"{file.path} is missing: {error.strerror}", where=str(path), mend="build the package again"
@@ -73,85 +112,37 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
         raise _differs(path, f"sha256 {found[:12]}, the manifest says {file.sha256[:12]}")
 
 
-def find_intact(file: WeightsFile, store: Store, on_bytes: OnBytes | None = None) -> StoredFile | None:
-    """`file` as the store has it, or None when the store lacks it or its copy was damaged since."""
-    stored = store.find(file.sha256, file.size)
-    return stored if stored is not None and file_digest(stored.path, store, on_bytes) == file.sha256 else None
-
-
-def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None) -> str:
-    """Hex sha256 of the file at `path`, remembered in `store` while size, inode and times stay as they are."""
-    key, seen = _identity(path, store)
-    memo = store.recall("digest", key)
-    if isinstance(memo, list) and memo[1:] == seen:
-        return str(memo[0])
-    hasher, done = hashlib.sha256(), 0
-    for chunk in _read(path):
-        hasher.update(chunk)
-        done += len(chunk)
-        if on_bytes is not None:
-            on_bytes(f"verify {path.name}", done, seen[0])
-    store.remember("digest", key, [hasher.hexdigest(), *seen])
-    return hasher.hexdigest()
-
-
-def _identity(path: Path, store: Store) -> tuple[str, list[int]]:
-    """Under which key the file's digest is remembered, and what must not have changed since."""
-    status, real = path.stat(), path.resolve()
-    seen = [status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns]
-    if not real.is_relative_to(store.root.resolve()):
-        # It tells of a change whose mtime was put back. But a new link moves it too, and packages are
-        # linked from the store at each build: there only we write, and read-only.
-        seen.append(status.st_ctime_ns)
-    return sha256_hex(os.fsencode(real)), seen
-
-
-def _fetch(weights: WeightsManifest, file: WeightsFile, store: Store, on_bytes: OnBytes | None) -> None:
-    if find_intact(file, store, on_bytes) is not None:
-        return
-    chunks = open_source(weights.source).connect().read(file.path, 0, file.size, file.size)
-    name = f"{weights.source}/{file.path}"
-    stored = store.put(_counted(chunks, file, on_bytes), sha256=file.sha256, name=name)
-    key, seen = _identity(stored.path, store)  # hashed while it was written: not again
-    store.remember("digest", key, [file.sha256, *seen])
-
-
-def _counted(chunks: Iterator[bytes], file: WeightsFile, on_bytes: OnBytes | None) -> Iterator[bytes]:
-    done = 0
-    for chunk in chunks:
-        done += len(chunk)
-        if on_bytes is not None:
-            on_bytes(f"fetch {file.path}", done, file.size)
-        yield chunk
-
-
 def _tree(weights: WeightsManifest, store: Store) -> Path:
-    """A folder with the files under their own names, as links into the store; made once, atomically."""
+    """A folder with the files under their own names, as links into the store; made once, atomically.
+
+    A store that cannot be written and has no such folder yet gets it beside the process's temporary files.
+    """
     identity = sha256_hex(canonical_json([[file.path, file.sha256] for file in weights.files]))
     final = store.root / "trees" / identity
     if final.is_dir():
         return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
+    except OSError:
+        staging = final = Path(tempfile.mkdtemp(prefix="packager-weights-"))
     try:
         for file in weights.files:
             link = staging / file.path
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(store.path(file.sha256))
+            # Relative where both lie in the store: it may be mounted elsewhere next time.
+            target = store.path(file.sha256)
+            link.symlink_to(os.path.relpath(target, link.parent) if staging != final else target.absolute())
         staging.chmod(0o755)
-        staging.rename(final)
+        if staging != final:
+            staging.rename(final)
     except OSError as error:
         if not final.is_dir():  # another process may have finished the same tree first
-            raise LoadError(f"the weights cannot be laid out: {error.strerror}", where=str(final)) from error
+            raise disk_error(error, final) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging != final:
+            shutil.rmtree(staging, ignore_errors=True)
     return final
-
-
-def _read(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
 
 
 def _differs(path: Path, why: str) -> IntegrityError:

@@ -4,7 +4,7 @@ A source lists what it has without moving bytes, and gives each thread a reader 
 nothing: the loader does, the same way for every scheme.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +22,7 @@ class SourceFile:
 class Reader(Protocol):
     """One thread's way to the files of a source; it keeps its connection from one range to the next."""
 
-    def read(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+    def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
         """Bytes `start` to `stop` (exclusive) of the file at `path`, which has `size` bytes; at least one byte a piece.
 
         Gives exactly `stop - start` bytes or raises: TransferError where trying again may help, its subclass

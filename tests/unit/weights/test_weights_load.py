@@ -10,7 +10,9 @@ from packager.digest import sha256_hex
 from packager.errors import IntegrityError, LoadError
 from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
 from packager.store import Store
-from packager.weights.load import ensure_adapters, ensure_weights, file_digest, verify_file
+from packager.weights.identity import file_digest
+from packager.weights.load import ensure_adapters, ensure_weights, verify_file
+from packager.weights.watch import Watch
 
 CONTENT = {"model.gguf": b"GGUF" * 1000, "sub/tokenizer.json": b"{}", "empty.txt": b""}
 
@@ -41,13 +43,13 @@ def manifest(ship, source="file://weights", content=CONTENT):
     )
 
 
-class Counter:
+class Counter(Watch):
     """Counts what is read: progress is reported for every byte that is."""
 
     def __init__(self):
         self.seen = []
 
-    def __call__(self, title, done, total):
+    def on_bytes(self, title, done, total):
         self.seen.append((title, done, total))
 
 
@@ -69,8 +71,8 @@ class TestInImage:
         (tmp_path / "data/model.gguf").write_bytes(data)
         counter = Counter()
         with pytest.raises(IntegrityError, match=f"it has {len(data)} bytes, the manifest says 4000"):
-            ensure_weights(manifest("in_image"), tmp_path, store, on_bytes=counter)
-        assert counter.seen == []
+            ensure_weights(manifest("in_image"), tmp_path, store, watch=counter)
+        assert "verify model.gguf" not in [title for title, _, _ in counter.seen]
 
     def test_one_other_byte(self, tmp_path, store):
         write(tmp_path / "data")
@@ -121,10 +123,10 @@ class TestMemo:
 
     def test_the_second_time_reads_nothing(self, source, store):
         first, second = Counter(), Counter()
-        digest = file_digest(source / "model.gguf", store, first)
+        digest = file_digest(source / "model.gguf", store, first.on_bytes)
         assert digest == sha256_hex(CONTENT["model.gguf"])
         assert first.seen == [("verify model.gguf", 4000, 4000)]
-        assert file_digest(source / "model.gguf", store, second) == digest
+        assert file_digest(source / "model.gguf", store, second.on_bytes) == digest
         assert second.seen == []
 
     def change_in_place(self, path):
@@ -155,18 +157,18 @@ class TestMemo:
         (source / "link").symlink_to("model.gguf")
         counter = Counter()
         file_digest(source / "model.gguf", store)
-        file_digest(source / "link", store, counter)
+        file_digest(source / "link", store, counter.on_bytes)
         assert counter.seen == []
 
     def test_a_link_from_the_store_is_no_change(self, source, store):
         """Each build links weights into a package: that must not cost a hash of gigabytes."""
         stored = store.add(source / "model.gguf")
         counter = Counter()
-        file_digest(stored.path, store, counter)
+        file_digest(stored.path, store, counter.on_bytes)
         os.link(stored.path, source / "linked")
-        file_digest(stored.path, store, counter)
+        file_digest(stored.path, store, counter.on_bytes)
         (source / "linked").unlink()
-        file_digest(stored.path, store, counter)
+        file_digest(stored.path, store, counter.on_bytes)
         assert len(counter.seen) == 1
 
     @pytest.mark.parametrize("memo", [None, [], {}, ["x"], "text", [1, 2, 3, 4, 5, 6]])
@@ -181,19 +183,19 @@ class TestMemo:
 class TestOnLoad:
     def test_fetched_verified_and_laid_out(self, tmp_path, source, store):
         counter = Counter()
-        root = ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter)
+        root = ensure_weights(manifest("on_load", source), tmp_path, store, watch=counter)
         assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
         assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == set(CONTENT)
         assert (root / "model.gguf").is_symlink()
         assert (root / "model.gguf").resolve() == store.path(sha256_hex(CONTENT["model.gguf"])).resolve()
-        assert counter.seen[-1][0].startswith("fetch ")
+        assert counter.seen[-1] == ("weights", 4002, 4002)
 
     def test_again_without_the_source(self, tmp_path, source, store):
         first = ensure_weights(manifest("on_load", source), tmp_path, store)
         for name in CONTENT:
             (source / name).unlink()
         counter = Counter()
-        assert ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter) == first
+        assert ensure_weights(manifest("on_load", source), tmp_path, store, watch=counter) == first
         assert counter.seen == []
 
     def test_other_bytes_at_the_source(self, tmp_path, source, store):
@@ -208,8 +210,8 @@ class TestOnLoad:
             ensure_weights(manifest("on_load", tmp_path / "nowhere"), tmp_path, store)
 
     def test_a_scheme_of_another_version(self, tmp_path, store):
-        later = manifest("in_image", "s3://bucket/model")
-        weights = WeightsManifest("s3://bucket/model", "", "on_load", ".", later.weights.files)
+        later = manifest("in_image", "gopher://bucket/model")
+        weights = WeightsManifest("gopher://bucket/model", "", "on_load", ".", later.weights.files)
         with pytest.raises(LoadError, match="no address this version reads"):
             ensure_weights(Manifest("x", "0", later.engine, weights, later.serving), tmp_path, store)
 
@@ -229,7 +231,7 @@ class TestOnLoad:
     def test_what_was_fetched_is_hashed_once(self, tmp_path, source, store):
         ensure_weights(manifest("on_load", source), tmp_path, store)
         counter = Counter()
-        ensure_weights(manifest("on_load", source), tmp_path, store, on_bytes=counter)
+        ensure_weights(manifest("on_load", source), tmp_path, store, watch=counter)
         assert counter.seen == []
 
     def test_many_threads_at_once(self, tmp_path, source):

@@ -1,0 +1,169 @@
+"""Who may write an unfinished file: one process at a time, by a lock on its journal.
+
+A lock saves bandwidth: nine of ten racing processes wait for the one that fetches. Correctness does not lean on it.
+A part that others may be writing is never adopted: where the file system's locks do nothing, or where a journal
+was begun on another machine (shared volumes whose locks end at the machine), the claim is *private*: it writes a file
+of its own name, which nobody else opens.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import secrets
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+FORMAT = 1
+_UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_UNLINKABLE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write `part` and `journal`; `descriptor` is the open journal, locked unless `private`."""
+
+    part: Path
+    journal: Path
+    descriptor: int
+    private: bool
+
+    def release(self, *, done: bool) -> None:
+        """Give the claim back. `done` removes the journal; a private claim leaves nothing in any case."""
+        if done or self.private:
+            with suppress(FileNotFoundError):
+                self.journal.unlink()  # while it is locked: who waits for the lock sees that the name is gone
+        if self.private:
+            with suppress(FileNotFoundError):
+                self.part.unlink()
+        os.close(self.descriptor)
+
+
+def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
+    """The claim on the file with this digest; None while another process has it. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = folder / f"{sha256}.journal"
+    while True:
+        try:
+            descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            _begin_journal(journal, sha256, size)
+            continue
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return _private(folder, sha256, size)  # a link was planted there
+        held = _lock(descriptor)
+        if held is False:
+            os.close(descriptor)
+            return None
+        if not _still(journal, descriptor):  # who had it finished, and removed it
+            os.close(descriptor)
+            continue
+        if (
+            held
+            and _excludes(journal)
+            and _begun_here(descriptor, sha256, size)
+            and _is_ours(folder / f"{sha256}.part")
+        ):
+            return Claim(folder / f"{sha256}.part", journal, descriptor, private=False)
+        os.close(descriptor)
+        return _private(folder, sha256, size)
+
+
+def machine() -> str:
+    """What tells this machine, since it started, from every other: locks are trusted within it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
+
+
+def header(sha256: str, size: int) -> bytes:
+    """The first line of a journal."""
+    value = {"format": FORMAT, "sha256": sha256, "size": size, "machine": machine()}
+    return json.dumps(value).encode() + b"\n"
+
+
+def _private(folder: Path, sha256: str, size: int) -> Claim:
+    name = f"{sha256}.{secrets.token_hex(8)}"
+    journal = folder / f"{name}.journal"
+    _begin_journal(journal, sha256, size)
+    descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    _lock(descriptor)  # tells `prune` that it lives, where locks do something
+    return Claim(folder / f"{name}.part", journal, descriptor, private=True)
+
+
+def _begin_journal(journal: Path, sha256: str, size: int) -> None:
+    """Create the journal together with its first line, if there is none: nobody ever sees it without."""
+    temporary = journal.with_name(f".{journal.name}.{secrets.token_hex(8)}")
+    try:
+        _create(temporary, header(sha256, size))
+        os.link(temporary, journal)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _UNLINKABLE:
+            raise
+        with suppress(FileExistsError):  # seen half, it is somebody else's: a private claim is the answer
+            _create(journal, header(sha256, size))
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _create(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """True: locked. False: another has it. None: this file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _UNLOCKABLE:
+            return None
+        raise
+    return True
+
+
+def _excludes(journal: Path) -> bool:
+    """Whether a second lock on the journal, which is locked, is refused: some file systems grant every lock."""
+    descriptor = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return _lock(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
+def _still(path: Path, descriptor: int) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        named = path.lstat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _begun_here(descriptor: int, sha256: str, size: int) -> bool:
+    expected = header(sha256, size)
+    return os.pread(descriptor, len(expected), 0) == expected
+
+
+def _is_ours(part: Path) -> bool:
+    """Whether what lies at `part` may be written to: nothing yet, or a plain file of ours without another name."""
+    try:
+        found = part.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid()

@@ -1,0 +1,261 @@
+"""Files into the store: in parallel, verified, and from where an earlier attempt broke off.
+
+Threads, because all that costs time here (sockets, disks, hashes) lets go of the interpreter's lock.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from ..errors import IntegrityError, LoadError, RangeError, TransferError
+from ..manifest import WeightsFile
+from ..store import Store
+from .chunks import PIECE, PIECES, decode_chunks, encode_chunks, piece_count, piece_size, pieces_of_chunk
+from .claim import take_claim
+from .identity import find_intact, remember_digest
+from .pace import WINDOW
+from .part import Part, Portions, room_error
+from .source import Reader
+from .watch import SILENT, Watch
+from .work import FetchSettings, Job, Task, Wanted, Work
+
+__all__ = ["FetchSettings", "Wanted", "fetch_files"]
+
+_BAD_CHUNKS = 3
+"""How often a chunk may come wrong."""
+_TELL = 0.2
+"""Seconds between two words about progress."""
+_DEFAULT = FetchSettings()
+
+
+def fetch_files(
+    wanted: Sequence[Wanted], store: Store, watch: Watch = SILENT, settings: FetchSettings = _DEFAULT
+) -> int:
+    """Bring every wanted file into `store`, each with its sha256. Blocks; gives the bytes that were transferred.
+
+    Files that another process fetches at this moment are waited for. Raises LoadError (TransferError where the other
+    side gave up) or IntegrityError; what was fetched is kept for the next attempt.
+    """
+    jobs = [Job(one) for one in {one.file.sha256: one for one in wanted}.values()]
+    if not jobs:
+        return 0
+    try:
+        _check_room([job.file for job in jobs], store)
+        (store.root / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, store.root) from error
+    return _Fetch(Work(jobs, settings), store, watch).run()
+
+
+def _check_room(files: Sequence[WeightsFile], store: Store) -> None:
+    store.root.mkdir(parents=True, exist_ok=True)
+    needed = 0
+    for file in files:
+        needed += file.size
+        with suppress(FileNotFoundError):
+            needed -= min(file.size, (store.root / "parts" / f"{file.sha256}.part").lstat().st_blocks * 512)
+    status = os.statvfs(store.root)
+    if needed > (free := status.f_bavail * status.f_frsize):
+        raise room_error(needed, free, store.root)
+
+
+class _Fetch:
+    """The workers of one fetch."""
+
+    def __init__(self, work: Work, store: Store, watch: Watch) -> None:
+        self._work = work
+        self._store = store
+        self._watch = watch
+        self._parts = store.root / "parts"
+        self._received: list[int] = []  # bytes, by worker
+        self._total = sum(job.file.size for job in work.jobs)
+
+    def run(self) -> int:
+        pieces = sum(max(1, piece_count(job.file.size)) for job in self._work.jobs)
+        count = min(self._work.settings.connections, pieces)
+        threads = [threading.Thread(target=self._serve, args=(number,), daemon=True) for number in range(count)]
+        self._received = [0] * count
+        for thread in threads:
+            thread.start()
+        try:
+            self._attend()
+        except BaseException as error:
+            self._work.stop(error)
+            raise
+        finally:
+            for thread in threads:
+                thread.join(timeout=5)  # one that hangs in a read ends with its connection's timeout
+            self._close()
+        if self._work.error is not None:
+            raise self._work.error
+        return sum(self._received)
+
+    def _attend(self) -> None:
+        """Say how it goes, and set the pace, until all is done."""
+        then, before = time.monotonic(), 0
+        while True:
+            with self._work.changed:
+                over = self._work.over or self._work.changed.wait_for(lambda: self._work.over, _TELL)
+                busy = self._work.running >= self._work.pace.limit
+            self._tell()
+            if over:
+                return
+            now, received = time.monotonic(), sum(self._received)
+            if now - then >= WINDOW:
+                if busy and received > before:
+                    with self._work.changed:
+                        self._work.pace.observe((received - before) / (now - then))
+                        self._work.changed.notify_all()
+                then, before = now, received
+
+    def _tell(self) -> None:
+        self._watch.on_bytes("weights", sum(job.done() for job in self._work.jobs), self._total)
+        for job in self._work.jobs:
+            if job.part is not None:
+                self._watch.on_bytes(job.title, job.done(), job.file.size)
+
+    def _close(self) -> None:
+        """Let go of what is unfinished: its parts wait for the next attempt."""
+        for job in self._work.jobs:
+            if job.part is not None and not job.finished and job.workers == 0:
+                job.part.close(done=False)
+
+    # One worker
+
+    def _serve(self, number: int) -> None:
+        readers: dict[int, Reader] = {}
+        try:
+            while (task := self._work.take()) is not None:
+                self._do(task, number, readers)
+        except BaseException as error:  # noqa: BLE001 -- carried to the thread that waits for it
+            self._work.stop(error)
+        finally:
+            for reader in readers.values():
+                reader.close()
+
+    def _do(self, task: Task, number: int, readers: dict[int, Reader]) -> None:
+        job = task.job
+        try:
+            if task.left is None or job.part is None:
+                self._open(job)
+            else:
+                source = job.wanted.source
+                if id(source) not in readers:
+                    readers[id(source)] = source.connect()
+                self._fetch_span(task, job.part, readers[id(source)], number)
+            if not task.left and job.part is not None and self._work.ended(job):
+                self._finish(job, job.part)
+        except RangeError:
+            self._work.whole(job)
+            task.left = None
+        except TransferError as error:
+            if job.whole and job.part is not None:
+                task.left = range(job.part.count)
+            self._retry(job, error)
+        except OSError as error:
+            raise disk_error(error, self._store.root) from error
+        finally:
+            self._work.give_back(task)
+
+    def _open(self, job: Job) -> None:
+        """Claim the file and take up what is there of it, unless another process has it, or is at it."""
+        claim = take_claim(self._parts, job.file.sha256, job.file.size)
+        if claim is None:
+            self._work.later(job)
+        elif find_intact(job.file, self._store) is not None:  # another process was at it until now
+            claim.release(done=True)
+            self._work.open(job, None)
+        else:
+            part = Part(job.file, claim, self._learned(job.file))
+            part.resume()
+            self._work.open(job, part)
+
+    def _learned(self, file: WeightsFile) -> tuple[bytes, ...] | None:
+        """Digests of the file's chunks from an earlier, verified fetch, where the manifest has none."""
+        memo = None if file.chunks else self._store.recall("chunks", file.sha256)
+        return decode_chunks(memo, file.size) if isinstance(memo, str) else None
+
+    def _fetch_span(self, task: Task, part: Part, reader: Reader, number: int) -> None:
+        """Fetch the pieces of the task's span, with one request."""
+        job, span, size = task.job, task.left or range(0), task.job.file.size
+        held: list[bytes | memoryview] = []
+        room = piece_size(size, span.start)
+        with closing(reader.read(job.file.path, span.start * PIECE, min(span.stop * PIECE, size), size)) as stream:
+            for data in stream:
+                self._received[number] += len(data)
+                view = memoryview(data)
+                while view:
+                    portion, view = view[:room], view[room:]
+                    held.append(portion)
+                    room -= len(portion)
+                    if room:
+                        continue
+                    self._write(job, part, span.start, held)
+                    held, span = [], span[1:]
+                    task.left, room = span, piece_size(size, span.start) if span else PIECE
+                    if self._work.crowded or self._work.error is not None:
+                        return
+
+    def _write(self, job: Job, part: Part, number: int, data: Portions) -> None:
+        if part.write(number, data):
+            job.failures = 0
+            return
+        job.bad_chunks += 1
+        chunk = number // PIECES
+        if job.bad_chunks > _BAD_CHUNKS:
+            where = f"{job.wanted.source.uri}/{job.file.path}"
+            what = f"bytes {chunk * PIECES * PIECE:,} and on are not what was locked, tried {_BAD_CHUNKS} times"
+            raise IntegrityError(what, where=where, mend="ask whoever keeps the source; what came right is kept")
+        self._watch.retried(job.title, f"chunk {chunk} came wrong")
+        self._work.again(job, pieces_of_chunk(job.file.size, chunk))
+
+    def _retry(self, job: Job, error: TransferError) -> None:
+        pause = self._work.failed(job, error)
+        if pause is None:
+            problem = error.problems[0]
+            what = f"{problem.what}; given up after {job.failures} tries that brought nothing"
+            mend = problem.mend or "try again: what was fetched is kept"
+            raise TransferError(what, where=problem.where, mend=mend) from error
+        self._watch.retried(job.title, f"{error.problems[0].what}; again in {pause:.1f} s")
+
+    def _finish(self, job: Job, part: Part) -> None:
+        """All pieces came: the sha256 decides."""
+        if (found := part.sha256()) != job.file.sha256:
+            self._start_over(job, part, found)
+            return
+        stored = part.publish(self._store)
+        remember_digest(stored.path, job.file.sha256, self._store)
+        if part.count > PIECES:
+            self._store.remember("chunks", job.file.sha256, encode_chunks(part.chunk_digests()))
+        part.close(done=True)
+        self._work.open(job, None)
+
+    def _start_over(self, job: Job, part: Part, found: str) -> None:
+        """Something in it is wrong, and nothing says what: once more from the beginning, then no more."""
+        job.restarts += 1
+        if job.restarts > 1:
+            part.close(done=True)
+            job.part = None
+            what = f"{job.file.path} has sha256 {found[:12]}, the manifest says {job.file.sha256[:12]}; fetched twice"
+            mend = "the source has another file than was locked: restore it there, or lock and build again"
+            raise IntegrityError(what, where=f"{job.wanted.source.uri}/{job.file.path}", mend=mend)
+        part.reset()
+        self._watch.retried(job.title, "its sha256 is wrong")
+        self._work.open(job, part)
+
+
+def disk_error(error: OSError, folder: Path) -> LoadError:
+    """What a failing disk means for the store in `folder`."""
+    where = error.filename or str(folder)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = "free space there (`packager store prune`), then try again: what was fetched is kept"
+        return LoadError("the disk is full", where=str(where), mend=mend)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        what = "the store cannot be written, and not all that is needed is in it"
+        mend = "fill it where it can be written (`packager fetch`), or name another folder (PACKAGER_CACHE)"
+        return LoadError(what, where=str(where), mend=mend)
+    return LoadError(f"the store cannot be written: {error.strerror}", where=str(where), mend="check the disk")

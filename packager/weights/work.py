@@ -1,0 +1,214 @@
+"""What is still to be fetched, and who does what next.
+
+One condition guards it all. A worker takes a task, does it without the lock, and says how it went.
+"""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import TransferError
+from ..manifest import WeightsFile
+from .pace import FIRST, MOST, Pace
+from .part import Part
+from .source import Source
+
+_SHORTEST, _LONGEST = 4, 32
+"""Pieces of one request: long ones cost less, short ones share the end of a file better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that is to come, and from where."""
+
+    file: WeightsFile
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """`connections` at most at once, `first` of them at the beginning. `tries` of one file in a row that bring nothing.
+
+    Seconds: `pause` before the first new try (it doubles), `longest` before any, `rest` the most that a Retry-After is
+    obeyed for, `look` between looks at what another process fetches.
+    """
+
+    first: int = FIRST
+    connections: int = MOST
+    tries: int = 8
+    pause: float = 0.5
+    longest: float = 30.0
+    rest: float = 300.0
+    look: float = 0.2
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One file on its way. `opened` once its part is there and its spans are known."""
+
+    wanted: Wanted
+    part: Part | None = None
+    spans: deque[range] = field(default_factory=deque)
+    """Runs of pieces that nobody fetches yet."""
+    workers: int = 0
+    opened: bool = False
+    finished: bool = False
+    not_before: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    bad_chunks: int = 0
+    whole: bool = False
+    """The source gives whole files only: one worker, from the beginning."""
+
+    @property
+    def file(self) -> WeightsFile:
+        return self.wanted.file
+
+    @property
+    def title(self) -> str:
+        return f"fetch {self.file.path}"
+
+    def done(self) -> int:
+        """Bytes that are there."""
+        if self.finished:
+            return self.file.size
+        return self.part.done if self.part is not None else 0
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One thing to do for a file: open it, or fetch the pieces of a span, of which `left` are still to come."""
+
+    job: Job
+    left: range | None
+
+
+class Work:
+    """The jobs of one fetch."""
+
+    def __init__(self, jobs: Sequence[Job], settings: FetchSettings) -> None:
+        self.jobs = jobs
+        self.settings = settings
+        self.pace = Pace(settings.first, settings.connections)
+        self.changed = threading.Condition()
+        self.error: BaseException | None = None
+        self.running = 0
+        self._rest: dict[int, float] = {}  # by source: no request before
+
+    @property
+    def over(self) -> bool:
+        return self.error is not None or all(job.finished for job in self.jobs)
+
+    @property
+    def crowded(self) -> bool:
+        """More work than the pace allows: a worker between two pieces may stop, its span is taken up later."""
+        return self.running > self.pace.limit
+
+    def take(self) -> Task | None:
+        """The next task; waits for one, and gives None when there will be none."""
+        with self.changed:
+            while not self.over:
+                task = self._choose(time.monotonic()) if self.running < self.pace.limit else None
+                if task is not None:
+                    self.running += 1
+                    task.job.workers += 1
+                    return task
+                self.changed.wait(self.settings.look)
+            return None
+
+    def _choose(self, now: float) -> Task | None:
+        free = [job for job in self.jobs if self._is_free(job, now)]
+        if not free:
+            return None
+        # A connection for each file first: what comes in order is hashed while it is in the processor's cache.
+        job = min(free, key=lambda one: (one.workers, not one.opened))
+        return Task(job, self._cut(job) if job.opened else None)
+
+    def _is_free(self, job: Job, now: float) -> bool:
+        if job.finished or now < max(job.not_before, self._rest.get(id(job.wanted.source), 0.0)):
+            return False
+        return bool(job.spans) if job.opened else job.workers == 0
+
+    def _cut(self, job: Job) -> range:
+        """The next span of an open job: shorter ones towards the end, so that all workers end together."""
+        first = job.spans.popleft()
+        if job.whole:
+            return first
+        left = len(first) + sum(len(span) for span in job.spans)
+        length = max(_SHORTEST, min(_LONGEST, left // (2 * self.pace.limit)))
+        if len(first) > length:
+            job.spans.appendleft(first[length:])
+        return first[:length]
+
+    def give_back(self, task: Task) -> None:
+        """The task is over; what is left of its span is for another."""
+        with self.changed:
+            self.running -= 1
+            task.job.workers -= 1
+            if task.left:
+                task.job.spans.appendleft(task.left)
+            self.changed.notify_all()
+
+    def open(self, job: Job, part: Part | None) -> None:
+        """The job's pieces can be fetched; without a part there is nothing to fetch: the file is there."""
+        with self.changed:
+            job.part, job.opened, job.finished = part, part is not None, part is None
+            if part is not None:
+                job.spans = deque(_runs(part.missing()))
+
+    def again(self, job: Job, numbers: range) -> None:
+        """These pieces of an open job are to come again."""
+        with self.changed:
+            job.spans.append(numbers)
+
+    def whole(self, job: Job) -> None:
+        """The source gives whole files only: one worker reads the file from its beginning."""
+        with self.changed:
+            if not job.whole and job.part is not None:
+                job.whole, job.spans = True, deque([range(job.part.count)])
+
+    def ended(self, job: Job) -> bool:
+        """Whether all pieces of an open job have come, and the caller, its last worker, is to finish it."""
+        with self.changed:
+            return job.opened and not job.finished and not job.spans and job.workers == 1
+
+    def later(self, job: Job) -> None:
+        """Another process fetches this file: look again in a moment."""
+        with self.changed:
+            job.not_before = time.monotonic() + self.settings.look
+
+    def failed(self, job: Job, error: TransferError) -> float | None:
+        """A transfer broke off: the seconds until the next try, or None when there were enough."""
+        with self.changed:
+            job.failures += 1
+            if job.failures > self.settings.tries or (error.retry_after or 0) > self.settings.rest:
+                return None
+            pause = min(self.settings.longest, self.settings.pause * 2.0 ** (job.failures - 1))
+            # A thousand containers that were refused together must not come back together.
+            pause = max(pause, error.retry_after or 0) * random.uniform(1, 1.5)  # noqa: S311 -- jitter, no secret
+            until = time.monotonic() + pause
+            job.not_before = max(job.not_before, until)
+            if error.busy:
+                self.pace.refused()
+                self._rest[id(job.wanted.source)] = until
+            return pause
+
+    def stop(self, error: BaseException) -> None:
+        """Nothing more is begun; the first error stands."""
+        with self.changed:
+            self.error = self.error or error
+            self.changed.notify_all()
+
+
+def _runs(numbers: Iterator[int]) -> list[range]:
+    """Runs of consecutive numbers."""
+    found: list[range] = []
+    for number in numbers:
+        if found and found[-1].stop == number:
+            found[-1] = range(found[-1].start, number + 1)
+        else:
+            found.append(range(number, number + 1))
+    return found

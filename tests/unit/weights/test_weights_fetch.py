@@ -1,0 +1,368 @@
+"""Files come into the store whole and right, or not at all; what came right is not asked for again."""
+
+import errno
+import fcntl
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from fakes.sources import MemorySource, breaks_at, flip, locked
+
+from packager.errors import IntegrityError, LoadError, RangeError, TransferError
+from packager.store import Store
+from packager.weights.chunks import PIECE, PIECES
+from packager.weights.claim import header, take_claim
+from packager.weights.fetch import FetchSettings, Wanted, disk_error, fetch_files
+from packager.weights.part import Part
+from packager.weights.watch import Watch
+
+QUICK = FetchSettings(pause=0.001, longest=0.01, look=0.01, rest=2)
+BIG = random.Random(4).randbytes(20 * PIECE + 12345)
+SMALL = random.Random(5).randbytes(3000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+class Told(Watch):
+    def __init__(self) -> None:
+        self.retries: list[str] = []
+        self.bytes: list[tuple[str, int, int]] = []
+
+    def retried(self, title: str, why: str) -> None:
+        self.retries.append(f"{title}: {why}")
+
+    def on_bytes(self, title: str, done: int, total: int) -> None:
+        self.bytes.append((title, done, total))
+
+
+def want(source: MemorySource, *, chunks: bool = False) -> list[Wanted]:
+    return [Wanted(locked(path, data, chunks=chunks), source) for path, data in source.files.items()]
+
+
+def stored(store: Store, data: bytes) -> bytes | None:
+    found = store.find(locked("", data).sha256)
+    return None if found is None else found.path.read_bytes()
+
+
+def leftovers(store: Store) -> list[str]:
+    return sorted(path.name for path in (store.root / "parts").iterdir())
+
+
+class TestAllIsWell:
+    @pytest.mark.parametrize("chunks", [True, False])
+    @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, PIECES * PIECE, 17 * PIECE + 5])
+    def test_every_size(self, store, size, chunks):
+        source = MemorySource({"a": BIG[:size]})
+        assert fetch_files(want(source, chunks=chunks), store, settings=QUICK) == size
+        assert stored(store, BIG[:size]) == BIG[:size]
+        assert leftovers(store) == []
+
+    def test_many_files_and_one_twice(self, store):
+        files = {f"{number}": BIG[number : number * 7000] for number in range(60)} | {"big": BIG, "again": BIG}
+        source, told = MemorySource(files), Told()
+        total = sum(map(len, {bytes(data) for data in files.values()}))
+        assert fetch_files(want(source), store, told, QUICK) == total == source.given
+        assert all(stored(store, data) == data for data in files.values())
+        assert told.bytes[-1] == ("weights", total, total)
+
+    def test_nothing_wanted(self, store):
+        assert fetch_files([], store) == 0
+        assert not store.root.exists()
+
+    def test_what_is_there_is_not_asked_for(self, store):
+        source = MemorySource({"a": BIG})
+        fetch_files(want(source), store, settings=QUICK)
+        source.asked.clear()
+        assert fetch_files(want(source), store, settings=QUICK) == 0
+        assert source.asked == []
+
+    def test_the_file_is_read_only(self, store):
+        fetch_files(want(MemorySource({"a": SMALL})), store, settings=QUICK)
+        assert store.path(locked("a", SMALL).sha256).stat().st_mode & 0o777 == 0o444
+
+    def test_several_connections_share_a_file(self, store):
+        """Each range is asked for once, and together they are the file."""
+        source = MemorySource({"a": BIG})
+        fetch_files(want(source), store, settings=QUICK)
+        ranges = sorted((one.start, one.stop) for one in source.asked)
+        assert len(ranges) > 1
+        assert [start for start, _ in ranges] == [0, *(stop for _, stop in ranges[:-1])]
+        assert ranges[-1][1] == len(BIG)
+
+
+class TestTransfersThatBreak:
+    @pytest.mark.parametrize("chunks", [True, False])
+    def test_it_goes_on_where_it_broke_off(self, store, chunks):
+        """A break costs the piece it happened in, at most, for each connection."""
+        source = MemorySource({"a": BIG})
+        source.wrong = lambda asked: (
+            breaks_at(asked.start + 2 * PIECE, TransferError("reset")) if asked.number < 6 else None
+        )
+        told = Told()
+        fetched = fetch_files(want(source, chunks=chunks), store, told, QUICK)
+        assert stored(store, BIG) == BIG
+        assert told.retries
+        assert fetched <= len(BIG) + len(told.retries) * PIECE
+
+    def test_it_gives_up_when_nothing_comes(self, store):
+        source = MemorySource({"a": BIG}, wrong=lambda _: TransferError("reset", where="there"))
+        with pytest.raises(TransferError, match="reset; given up after") as caught:
+            fetch_files(want(source), store, settings=FetchSettings(pause=0.001, longest=0.01, tries=3))
+        assert caught.value.problems[0].where == "there"
+        assert stored(store, BIG) is None
+
+    def test_progress_starts_the_count_again(self, store):
+        """A bad line that brings a piece each time gets there."""
+        source = MemorySource({"a": BIG})
+        source.wrong = lambda asked: breaks_at(asked.start + PIECE + PIECE // 2, TransferError("reset"))
+        told = Told()
+        fetch_files(want(source), store, told, FetchSettings(pause=0.001, longest=0.01, tries=2, connections=1))
+        assert stored(store, BIG) == BIG
+        assert len(told.retries) > 2
+
+    def test_a_busy_place_is_given_rest(self, store):
+        source = MemorySource(
+            {"a": SMALL},
+            wrong=lambda one: TransferError("busy", busy=True, retry_after=0.2) if one.number < 2 else None,
+        )
+        told = Told()
+        fetch_files(want(source), store, told, QUICK)
+        assert all(float(line.split("again in ")[1].split()[0]) >= 0.2 for line in told.retries)
+
+    def test_a_rest_that_is_too_long_is_a_failure(self, store):
+        source = MemorySource({"a": SMALL}, wrong=lambda _: TransferError("busy", busy=True, retry_after=3))
+        with pytest.raises(TransferError, match="given up after 1 tries"):
+            fetch_files(want(source), store, settings=QUICK)
+
+    def test_what_will_not_help_is_not_tried_again(self, store):
+        source = MemorySource({"a": SMALL}, wrong=lambda _: LoadError("gone"))
+        with pytest.raises(LoadError, match="gone"):
+            fetch_files(want(source), store, settings=QUICK)
+        assert len(source.asked) == 1
+
+    @pytest.mark.parametrize("breaks", [0, 2])
+    def test_a_place_without_ranges(self, store, breaks):
+        """The file is read from its beginning, by one worker, as often as that breaks."""
+        source, whole = MemorySource({"a": BIG}), []
+
+        def wrong(asked):
+            if (asked.start, asked.stop) != (0, len(BIG)):
+                return RangeError("no ranges here")
+            whole.append(asked)
+            return breaks_at(5 * PIECE, TransferError("reset")) if len(whole) <= breaks else None
+
+        source.wrong = wrong
+        fetch_files(want(source), store, settings=QUICK)
+        assert stored(store, BIG) == BIG
+        assert len(whole) == breaks + 1
+
+
+class TestWrongBytes:
+    def test_a_bad_chunk_comes_again_alone(self, store):
+        source, told = MemorySource({"a": BIG}), Told()
+        source.wrong = lambda _: None if told.retries else flip(9 * PIECE)
+        fetched = fetch_files(want(source, chunks=True), store, told, QUICK)
+        assert stored(store, BIG) == BIG
+        assert told.retries == ["fetch a: chunk 1 came wrong"]
+        assert fetched == len(BIG) + PIECES * PIECE
+
+    def test_a_chunk_that_stays_wrong(self, store):
+        source = MemorySource({"a": BIG}, wrong=lambda _: flip(9 * PIECE))
+        with pytest.raises(IntegrityError, match="bytes 8,388,608 and on are not what was locked"):
+            fetch_files(want(source, chunks=True), store, settings=QUICK)
+        assert stored(store, BIG) is None
+        source.wrong = lambda _: None
+        source.given = 0
+        fetch_files(want(source, chunks=True), store, settings=QUICK)  # what came right was kept
+        assert source.given < len(BIG)
+        assert stored(store, BIG) == BIG
+
+    def test_without_digests_of_chunks_the_file_comes_again(self, store):
+        source, told = MemorySource({"a": BIG}), Told()
+        source.wrong = lambda asked: flip(9 * PIECE) if len(told.retries) == 0 else None
+        assert fetch_files(want(source), store, told, QUICK) == 2 * len(BIG)
+        assert told.retries == ["fetch a: its sha256 is wrong"]
+        assert stored(store, BIG) == BIG
+
+    @pytest.mark.parametrize("data", [BIG, SMALL], ids=["big", "small"])
+    def test_without_digests_twice_is_enough(self, store, data):
+        source = MemorySource({"a": data}, wrong=lambda _: flip(7))
+        with pytest.raises(IntegrityError, match="fetched twice"):
+            fetch_files(want(source), store, settings=QUICK)
+        assert stored(store, data) is None
+        assert leftovers(store) == []
+
+    def test_digests_that_are_learned(self, store):
+        """After a verified fetch a bad chunk is known for one, though the lock has no digests."""
+        source, told = MemorySource({"a": BIG}), Told()
+        fetch_files(want(source), store, settings=QUICK)
+        store.path(locked("a", BIG).sha256).unlink()
+        source.wrong = lambda asked: flip(1) if asked.start == 0 and not told.retries else None
+        assert fetch_files(want(source), store, told, QUICK) == len(BIG) + PIECES * PIECE
+        assert told.retries == ["fetch a: chunk 0 came wrong"]
+
+
+class TestAnEarlierAttempt:
+    def leave(self, store: Store, pieces: range, *, spoil: int | None = None) -> None:
+        """What a killed process leaves: a journal and a part with these pieces."""
+        file = locked("a", BIG)
+        claim = take_claim(store.root / "parts", file.sha256, file.size)
+        part = Part(file, claim)
+        part.resume()
+        for number in pieces:
+            part.write(number, (BIG[number * PIECE : (number + 1) * PIECE],))
+        if spoil is not None:
+            os.pwrite(part._descriptor, b"spoilt", spoil * PIECE + 5)
+        part.close(done=False)
+
+    @pytest.mark.parametrize("chunks", [True, False])
+    def test_what_is_there_is_kept(self, store, chunks):
+        self.leave(store, range(3, 11))
+        source = MemorySource({"a": BIG})
+        assert fetch_files(want(source, chunks=chunks), store, settings=QUICK) == len(BIG) - 8 * PIECE
+        assert stored(store, BIG) == BIG
+        assert leftovers(store) == []
+
+    def test_all_was_there(self, store):
+        self.leave(store, range(21))
+        source = MemorySource({"a": BIG})
+        assert fetch_files(want(source), store, settings=QUICK) == 0
+        assert stored(store, BIG) == BIG
+
+    def test_bits_that_flipped_since(self, store):
+        self.leave(store, range(10), spoil=4)
+        source = MemorySource({"a": BIG})
+        assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 9 * PIECE
+        assert stored(store, BIG) == BIG
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda data: data[:-20],  # torn in its last line
+            lambda data: data + b"4 beef",
+            lambda data: data.replace(b"\n3 ", b"\n999999999999 "),
+            lambda data: data.replace(b"\n3 ", b"\n-3 "),
+            lambda data: data[: data.index(b"\n") + 1] + os.urandom(500),
+        ],
+    )
+    def test_a_damaged_journal_costs_pieces_not_correctness(self, store, spoil):
+        self.leave(store, range(6))
+        journal = next((store.root / "parts").glob("*.journal"))
+        journal.write_bytes(spoil(journal.read_bytes()))
+        source = MemorySource({"a": BIG})
+        fetch_files(want(source), store, settings=QUICK)
+        assert stored(store, BIG) == BIG
+
+    @pytest.mark.parametrize("head", [b"", b"{}\n", b"null\n", b"\xff\n", header("0" * 64, 5)])
+    def test_a_journal_of_something_else_is_nobody_s(self, store, head):
+        """It may be another machine's: what it says is compared and copied, and its part stays as it is."""
+        self.leave(store, range(6))
+        journal = next((store.root / "parts").glob("*.journal"))
+        journal.write_bytes(head + journal.read_bytes().partition(b"\n")[2])
+        before = journal.with_suffix(".part").read_bytes()
+        fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK)
+        assert stored(store, BIG) == BIG
+        assert journal.with_suffix(".part").read_bytes() == before
+
+    def test_another_machine_s_part_is_copied_from(self, store):
+        """A volume that two machines share, whose locks end at the machine: the other one may still be writing."""
+        self.leave(store, range(6))
+        journal = next((store.root / "parts").glob("*.journal"))
+        head, _, rest = journal.read_bytes().partition(b"\n")
+        journal.write_bytes(head.replace(b'"machine": "', b'"machine": "another-') + b"\n" + rest)
+        source = MemorySource({"a": BIG})
+        assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 6 * PIECE
+        assert stored(store, BIG) == BIG
+        assert journal.exists()
+
+    def test_the_room_it_takes_is_counted(self, store):
+        self.leave(store, range(21))
+        fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK)
+
+
+class TestSeveralAtOnce:
+    @pytest.mark.parametrize("honest", [True, False])
+    def test_racing(self, store, honest, monkeypatch):
+        """With locks one fetches and the others wait; with locks that grant all, each fetches for itself."""
+        if not honest:
+            monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+        source = MemorySource({"a": BIG, "b": SMALL})
+        failed = []
+
+        def run() -> None:
+            try:
+                fetch_files(want(source), store, settings=QUICK)
+            except BaseException as error:  # noqa: BLE001 - shown below
+                failed.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert stored(store, BIG) == BIG
+        if honest:
+            assert source.given == len(BIG) + len(SMALL)
+            assert leftovers(store) == []
+
+    def test_a_claim_is_one_process_s(self, store):
+        first = take_claim(store.root / "parts", "a" * 64, 5)
+        assert first is not None
+        assert not first.private
+        assert take_claim(store.root / "parts", "a" * 64, 5) is None
+        first.release(done=False)
+        second = take_claim(store.root / "parts", "a" * 64, 5)
+        assert second is not None
+        second.release(done=True)
+        assert leftovers(store) == []
+
+
+class TestPlanted:
+    """Whoever can write into the store's folder of parts cannot make us write elsewhere."""
+
+    @pytest.mark.parametrize("suffix", ["part", "journal"])
+    @pytest.mark.parametrize("link", [os.symlink, os.link])
+    def test_links(self, store, tmp_path, suffix, link):
+        victim = tmp_path / "victim"
+        victim.write_bytes(b"precious")
+        (store.root / "parts").mkdir(parents=True)
+        link(victim, store.root / "parts" / f"{locked('a', BIG).sha256}.{suffix}")
+        fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK)
+        assert stored(store, BIG) == BIG
+        assert victim.read_bytes() == b"precious"
+
+    def test_a_link_under_the_final_name(self, store, tmp_path):
+        victim = tmp_path / "victim"
+        victim.write_bytes(SMALL)
+        final = store.path(locked("a", SMALL).sha256)
+        final.parent.mkdir(parents=True)
+        final.symlink_to(victim)
+        fetch_files(want(MemorySource({"a": SMALL})), store, settings=QUICK)
+        assert not final.is_symlink()
+        assert final.read_bytes() == SMALL
+
+
+class TestDisk:
+    def test_no_room_is_known_before_the_first_byte(self, store):
+        file = locked("a", BIG)
+        wanted = Wanted(type(file)(file.path, 10**18, file.sha256), MemorySource({"a": BIG}))
+        with pytest.raises(LoadError, match="the store has no room"):
+            fetch_files([wanted], store)
+        assert wanted.source.asked == []
+
+    @pytest.mark.parametrize(
+        ("code", "text"),
+        [
+            (errno.ENOSPC, "the disk is full"),
+            (errno.EROFS, "cannot be written, and not all"),
+            (errno.EIO, "cannot be written: "),
+        ],
+    )
+    def test_words(self, code, text):
+        assert text in str(disk_error(OSError(code, os.strerror(code), "place"), Path("store")))
