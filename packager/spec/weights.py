@@ -1,33 +1,13 @@
 """Weights: where the model's bytes come from and how they reach the container."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from .address import Address, Revision, check_revision
 from .grammar import NAME, RELATIVE_PATH, AsTuple, Grammar, RelativePath, Strict, keys_of, problem, quoted
 
-PLANNED_SCHEMES = ("hf", "https", "s3", "oci")
-"""Schemes of the design that this version cannot read yet."""
-
-_MEND = "write file://PATH; a relative PATH starts at the spec's folder"
-
-
-def _source(text: str) -> None:
-    scheme, separator, path = text.partition("://")
-    if not separator:
-        mend = f"write file://{text}" if re.fullmatch(r"[\w./-]+", text) else _MEND
-        raise problem(f"must name its scheme, not just {quoted(text)}", mend)
-    if scheme in PLANNED_SCHEMES:
-        raise problem(f"cannot be {scheme}:// yet: this version of packager reads file:// only", _MEND)
-    if scheme != "file":
-        raise problem(f"has an unknown scheme {quoted(scheme)}", _MEND)
-    if not path:
-        raise problem("names no path", _MEND)
-
-
-Address = Annotated[str, Grammar(be="a source", check=_source)]
 Sha256 = Annotated[str, Grammar(r"[0-9a-f]{64}", "a sha256 of 64 lower-case hexadecimal digits", 64)]
 
 
@@ -37,15 +17,22 @@ class AdapterSpec(Strict):
     name: Annotated[str, NAME]
     """Name of the adapter: what requests give as `model`."""
     source: Address
-    """Where the adapter is: `file://PATH`, a folder with adapter_config.json and adapter_model.safetensors."""
+    """Where the adapter is, as in `weights.source`: a folder with adapter_config.json and adapter_model.safetensors."""
+    revision: Revision | None = None
+    """Branch, tag or commit of an `hf://` adapter; without it the newest."""
+
+    _revision_fits = field_validator("revision", mode="after")(check_revision)
 
 
 class WeightsSpec(Strict):
     """The model's bytes."""
 
     source: Address
-    """Where the weights are: `file://PATH`, a file or a folder. A relative PATH starts at the spec's folder;
-    the text after `file://` is taken as it stands (no % escapes)."""
+    """Where the weights are. `hf://OWNER/NAME` is a repository of the Hugging Face hub, `https://HOST/PATH` a file or a
+    folder of a web server, `s3://BUCKET/PREFIX` one of an object store, `file://PATH` one of this machine. A relative
+    PATH starts at the spec's folder; the text after `file://` is taken as it stands (no % escapes)."""
+    revision: Revision | None = None
+    """Branch, tag or commit of an `hf://` source; without it the newest. The lock pins the commit."""
     file: RelativePath | None = None
     """The file the engine opens, when the source is a folder with several (llama_cpp). Engines that open a whole
     folder (transformers, vllm, ctranslate2) take none: for a folder within, name it in `source`."""
@@ -59,7 +46,10 @@ class WeightsSpec(Strict):
     """Files among the weights that run code (`*.py`, pickles) and that you have read: path to sha256. Without an
     entry here such files are refused, and so is a configuration that names code (`auto_map`)."""
     ship: Annotated[Literal["in_image", "on_load"], Field(validate_default=True)] = "in_image"
-    """`in_image` puts the weights into the package and the image; `on_load` fetches them when the container starts."""
+    """`in_image` puts the weights into the package and the image; `on_load` fetches them, verified against the lock,
+    when the container starts (a `file://` source is then an absolute path that the container mounts)."""
+
+    _revision_fits = field_validator("revision", mode="after")(check_revision)
 
     @field_validator("adapters", mode="after")
     @classmethod
@@ -76,7 +66,8 @@ class WeightsSpec(Strict):
     def _ship_fits_sources(cls, ship: str, info: ValidationInfo) -> str:
         sources = [info.data.get("source"), *(adapter.source for adapter in info.data.get("adapters") or ())]
         for source in sources:
-            if ship == "on_load" and source is not None and not source.startswith("file:///"):
+            relative = source is not None and source.startswith("file://") and not source.startswith("file:///")
+            if ship == "on_load" and relative:
                 what = f"cannot be on_load: the container cannot find {quoted(source)} relative to a spec"
                 raise problem(what, "write `ship: in_image`, or an absolute file:///PATH that the container mounts")
         return ship

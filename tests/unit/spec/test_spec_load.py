@@ -57,6 +57,7 @@ def test_defaults(folder):
         },
         "weights": {
             "source": "file://m.gguf",
+            "revision": None,
             "file": None,
             "include": None,
             "chat_template": None,
@@ -265,12 +266,19 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         # weights
         ("name: x\nengine: {kind: llama_cpp}", ["1:1 `weights` is missing: the engine llama_cpp needs weights | add `weights: {source: file://PATH}`"]),
         (ECHO + "weights: {source: file://m}", ["3:1 `weights` is not for the engine echo, which has none | remove `weights`"]),
-        (LLAMA.replace("file://m.gguf", "hf://a/b"), [
-            "3:19 `weights.source` cannot be hf:// yet: this version of packager reads file:// only | write file://PATH; a relative PATH starts at the spec's folder"]),
+        (LLAMA.replace("file://m.gguf", "oci://a/b"), [
+            ("3:19 `weights.source` cannot be oci:// yet: this version of packager does not read it | "
+            "write file://PATH (a relative PATH starts at the spec's folder), hf://OWNER/NAME, https://HOST/PATH, s3://BUCKET/PREFIX")]),
         (LLAMA.replace("file://m.gguf", "ftp://a/b"), [
-            "3:19 `weights.source` has an unknown scheme 'ftp' | write file://PATH; a relative PATH starts at the spec's folder"]),
+            ("3:19 `weights.source` has an unknown scheme 'ftp' | "
+            "write file://PATH (a relative PATH starts at the spec's folder), hf://OWNER/NAME, https://HOST/PATH, s3://BUCKET/PREFIX")]),
+        (LLAMA.replace("file://m.gguf}", "hf://a, revision: a..b}"), [
+            "3:19 `weights.source` must name a repository of the hub, not 'a' | write hf://OWNER/NAME, or hf://OWNER/NAME/FOLDER for a folder within",
+            "3:37 `weights.revision` must be a branch, a tag or a commit, not 'a..b' | the hub lists them under `Files and versions`"]),
+        (LLAMA.replace("m.gguf}", "m.gguf, revision: 1234567}"), [
+            '3:44 `weights.revision` must be text, not the number 1234567 | put it in quotes: "1234567"']),
         (LLAMA.replace("file://m.gguf", "m.gguf"), ["3:19 `weights.source` must name its scheme, not just 'm.gguf' | write file://m.gguf"]),
-        (LLAMA.replace("file://m.gguf", "file://"), ["3:19 `weights.source` names no path | write file://PATH; a relative PATH starts at the spec's folder"]),
+        (LLAMA.replace("file://m.gguf", "file://"), ["3:19 `weights.source` names no path | write file://PATH (a relative PATH starts at the spec's folder)"]),
         (LLAMA.replace("m.gguf}", "m.gguf, ship: on_load}"), [
             ("3:40 `weights.ship` cannot be on_load: the container cannot find 'file://m.gguf' relative to a spec | "
             "write `ship: in_image`, or an absolute file:///PATH that the container mounts")]),
@@ -283,8 +291,8 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         (VLLM.replace("m.gguf}", "m, adapters: [{name: a, source: file://a}, {name: a, source: file://b}]}"), [
             "3:29 `weights.adapters` has two adapters named 'a' | give one of them another name"]),
         (VLLM.replace("m.gguf}", "m, adapters: [{name: A_, sorce: hf://a}]}"), [
-            ("3:40 `weights.adapters[0].source` is missing | add `source`: where the adapter is: `file://PATH`, a folder with "
-            "adapter_config.json and adapter_model.safetensors"),
+            ("3:40 `weights.adapters[0].source` is missing | add `source`: where the adapter is, as in `weights.source`: a folder "
+            "with adapter_config.json and adapter_model.safetensors"),
             "3:47 `weights.adapters[0].name` must be lower-case letters and digits, joined by `-`, `_` or `.`, not 'A_' | ",
             "3:51 unknown key 'sorce' in `weights.adapters[0]` | did you mean `source`?"]),
         (VLLM.replace("file://m.gguf}", "'file:///m', adapters: [{name: a, source: file://a}], ship: on_load}"), [
