@@ -7,6 +7,7 @@ with the reason. With PACKAGER_TEST_STRICT=1, as in `.ci/run`, a missing service
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -17,6 +18,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `from fakes.x import y` from any test
 
 from fakes.machine import STRICT, free_port, missing, wait_for_port
+
+
+def pytest_configure() -> None:
+    # A shell has what it runs in the background ignore Ctrl-C, and so would every program that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

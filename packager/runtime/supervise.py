@@ -36,7 +36,9 @@ is faster than the server: 16 gave a sixth more tokens for the same processor ti
 class Supervisor:
     """Owns the engine and every open request of one served model."""
 
-    def __init__(self, manifest: Manifest, loader: Loader, metrics: Metrics) -> None:
+    def __init__(
+        self, manifest: Manifest, loader: Loader, metrics: Metrics, release: Callable[[], None] = lambda: None
+    ) -> None:
         self.manifest = manifest
         self.metrics = metrics
         self.state: State = "loading"
@@ -44,11 +46,13 @@ class Supervisor:
         self.failed = asyncio.Event()
         self.facts: EngineFacts | None = None
         self._loader = loader
+        self._release = release  # of what was loaded
         self._engine: Engine | None = None
         self._admission = Admission(0, 0)
         self._turns = Turns(_TURNS)
         self._open: set[Generation] = set()
         self._life: asyncio.Task[None] | None = None
+        self._burial: asyncio.Task[None] | None = None  # its own, so that a stop signal ends the restart and not this
         self._settled = asyncio.Event()  # the first load has ended
         self._look = asyncio.Event()
         self._restarts: deque[float] = deque()
@@ -99,12 +103,15 @@ class Supervisor:
         return self._engine, self._admission.enter()
 
     async def drain(self, seconds: float) -> None:
-        """Take no more requests, let the open ones end, and fail what is left after `seconds`."""
+        """Take no more requests, let the open ones end, and fail what is left after `seconds`.
+
+        A dead engine that is giving back what it held has these seconds too.
+        """
         if self.alive:
             self._become("draining")
         if self._engine is None and self._life is not None:
             self._life.cancel()
-        await self._closed(seconds)
+        await asyncio.gather(self._closed(seconds), self._buried(seconds))
         for generation in list(self._open):
             generation.fail(UnavailableError("the server is stopping; the answer is not complete", mend="ask again"))
         await self._closed(ABORT_GRACE)
@@ -116,9 +123,15 @@ class Supervisor:
         await self.drain(0)
         if self._life is not None:
             self._life.cancel()
+        await self._buried(ABORT_GRACE)
+        if self._burial is not None:
+            self._burial.cancel()
         engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.stop()
+        try:
+            if engine is not None:
+                await engine.stop()
+        finally:
+            self._release()
         if self.alive:
             self._become("stopped")
 
@@ -127,7 +140,7 @@ class Supervisor:
         try:
             while engine := await self._load():
                 await self._watch(engine)
-                await self._bury(engine)
+                await self._buried()
                 if self.state != "restarting":
                     break
             if not self.alive:
@@ -171,10 +184,10 @@ class Supervisor:
             return False
         health = engine.health()
         if not health.alive:
-            self._died(health.reason)
+            self._died(engine, health.reason)
         return health.alive
 
-    def _died(self, reason: str) -> None:
+    def _died(self, engine: Engine, reason: str) -> None:
         self._engine = None
         error = EngineError(f"the engine died: {reason}", mend="ask again when /readyz answers 200")
         if self.state == "ready":
@@ -183,6 +196,7 @@ class Supervisor:
             self._become("restarting" if again else "dead", reason=reason)
         for generation in list(self._open):
             generation.fail(error, engine_gone=True)
+        self._burial = asyncio.create_task(self._bury(engine))
         self._look.set()
 
     def _may_restart(self) -> bool:
@@ -204,6 +218,11 @@ class Supervisor:
                 await engine.stop()
         except Exception as error:  # noqa: BLE001 - a dead engine's adapter may fail in any way: then no other is started
             self._fail(EngineError(f"the engine died and cannot be stopped: {type(error).__name__}: {error}"))
+
+    async def _buried(self, seconds: float | None = None) -> None:
+        """Wait until the engine that died last is buried, but no longer than `seconds`."""
+        if self._burial is not None:
+            await asyncio.wait({self._burial}, timeout=seconds)
 
     def _ended(self, generation: Generation) -> None:
         self._open.discard(generation)

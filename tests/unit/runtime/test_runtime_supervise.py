@@ -124,20 +124,28 @@ async def test_a_dead_engine_fails_what_runs_and_what_waits_and_is_started_again
     assert (await generation.batch())[-1].finish_reason == "stop"
 
 
+class Grave:
+    """The `stop` of an engine that takes its time: `begun` when it is asked, ended when `end` is set."""
+
+    def __init__(self):
+        self.begun, self.end = asyncio.Event(), asyncio.Event()
+        self.ended = False
+
+    async def __call__(self):
+        self.begun.set()
+        await self.end.wait()
+        self.ended = True
+
+
 async def test_while_it_restarts_it_is_alive_and_takes_nothing(start):
     supervisor = await start(engines := Engines())
-    stopping = asyncio.Event()
-
-    async def stop():
-        stopping.set()
-        await asyncio.Event().wait()
-
-    engines.made[0].stop = stop
+    grave = engines.made[0].stop = Grave()
     engines.made[0].dead = "gone"
-    await stopping.wait()
+    await grave.begun.wait()
     assert (supervisor.state, supervisor.ready, supervisor.alive) == ("restarting", False, True)
     with pytest.raises(UnavailableError, match="restarting"):
         supervisor.submit(ask("next"))
+    grave.end.set()
 
 
 async def test_beyond_the_budget_it_is_dead(start):
@@ -174,20 +182,43 @@ async def test_an_engine_that_cannot_be_stopped_is_not_started_again(start):
     assert "OSError: still there" in str(supervisor.error)
 
 
-async def test_stopping_while_it_restarts_ends_the_restart(start):
-    engines = Engines()
-    supervisor = await start(engines)
-    stopping = asyncio.Event()
-
-    async def stop():
-        stopping.set()
-        await asyncio.Event().wait()
-
-    engines.made[0].stop = stop
+async def test_draining_while_it_restarts_ends_the_restart_and_lets_the_dead_engine_be_buried(start):
+    supervisor = await start(engines := Engines())
+    grave = engines.made[0].stop = Grave()
     engines.made[0].dead = "gone"
-    await stopping.wait()
+    await grave.begun.wait()
+    draining = asyncio.create_task(supervisor.drain(60))
+    await until(lambda: supervisor.state == "draining")
+    assert not grave.ended
+    grave.end.set()
+    await draining
+    assert grave.ended
     await supervisor.stop()
     assert (supervisor.state, len(engines.made)) == ("stopped", 1)
+
+
+async def test_stopping_in_the_moment_of_a_death_buries_the_engine(start, monkeypatch):
+    """Before the supervisor's own task has seen that it died."""
+    monkeypatch.setattr(supervise, "_HEALTH_SECONDS", 3600)
+    supervisor = await start(engines := Engines())
+    generation = supervisor.submit(ask())
+    engines.made[0].dead = "gone"
+    engines.made[0].give("r", EngineError("boom"))
+    await generation.closed()
+    assert supervisor.state == "restarting"
+    await supervisor.stop()
+    assert (supervisor.state, len(engines.made), engines.made[0].stopped) == ("stopped", 1, True)
+
+
+async def test_a_burial_without_end_does_not_hold_up_a_stop(start, monkeypatch):
+    monkeypatch.setattr(supervise, "ABORT_GRACE", 0.05)
+    supervisor = await start(engines := Engines())
+    grave = engines.made[0].stop = Grave()
+    engines.made[0].dead = "gone"
+    await grave.begun.wait()
+    await supervisor.drain(0.05)
+    await supervisor.stop()
+    assert (supervisor.state, len(engines.made), grave.ended) == ("stopped", 1, False)
 
 
 async def test_a_stream_that_failed_makes_it_look_at_once(start, monkeypatch):
