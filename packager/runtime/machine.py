@@ -25,6 +25,7 @@ from .logs import event
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
 """The distributions that bring `import tensorrt`; a vendor's image has the first alone."""
 _CUDA = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _MIB = 1 << 20
 _START = (
     "start the container with its GPUs (`--gpus all`; in Kubernetes `nvidia.com/gpu` in the limits) "
@@ -148,7 +149,7 @@ def visible(devices: Sequence[Device], chosen: str | None, *, ordered: bool) -> 
     """
     seen: list[Device] = []
     entries = [None] * len(devices) if chosen is None else [one.strip() for one in chosen.split(",")]
-    if not ordered and len({one.gpu for one in devices}) > 1 and any(one and one.isdigit() for one in entries):
+    if not ordered and len({one.gpu for one in devices}) > 1 and any(one and _NUMBER.fullmatch(one) for one in entries):
         what = f"{environ.CUDA_VISIBLE_DEVICES.name}={chosen} can mean several GPUs: they differ on this machine"
         mend = f"name the GPU as `nvidia-smi -L` does (GPU-...), or set {environ.CUDA_DEVICE_ORDER.name}=PCI_BUS_ID"
         raise MismatchError(what, mend=mend)
@@ -164,7 +165,7 @@ def visible(devices: Sequence[Device], chosen: str | None, *, ordered: bool) -> 
 
 def _named(devices: Sequence[Device], entry: str) -> Device | None:
     """The device of a number or of a UUID, which may be cut short where it stays unique."""
-    if entry.isdigit():
+    if _NUMBER.fullmatch(entry):
         return devices[int(entry)] if int(entry) < len(devices) else None
     slices = [part for one in devices for part in (one.slices or ())]
     fitting = [one for one in (*devices, *slices) if entry.startswith(("GPU-", "MIG-")) and one.uuid.startswith(entry)]
