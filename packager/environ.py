@@ -83,9 +83,13 @@ VERIFY = Variable(
     "`always` hashes the weights again at each load; by default a file that was verified is trusted while its size, "
     "inode and times stay as they were.",
 )
+NETRC = Variable("NETRC", "File with logins by host for `https://` weights; default `~/.netrc`.")
 NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")
 # uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
-SSL_CERT_FILE = Variable("SSL_CERT_FILE", "Certificates to trust for Python package indexes; default pip's `cert`.")
+SSL_CERT_FILE = Variable(
+    "SSL_CERT_FILE",
+    "Certificates to trust: for weights, default the system's; for Python package indexes, default pip's `cert`.",
+)
 UV_DEFAULT_INDEX = Variable("UV_DEFAULT_INDEX", "uv's package index; pip uses it too unless it has its own.")
 UV_INDEX_URL = Variable("UV_INDEX_URL", "The older name of `UV_DEFAULT_INDEX`.")
 UV_INDEX = Variable("UV_INDEX", "uv's further package indexes; pip uses them too unless it has its own.")
@@ -121,6 +125,7 @@ ALL: tuple[Variable, ...] = (
     HF_TOKEN_PATH,
     LOG_LEVEL,
     LOG_PROMPTS,
+    NETRC,
     NO_COLOR,
     OFFLINE,
     REGISTRY_MIRRORS,

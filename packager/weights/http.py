@@ -1,6 +1,6 @@
 """Files over HTTP/1.1: ranged reads that are exactly what was asked, or a typed error. Nothing is retried here."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
@@ -16,9 +16,14 @@ _EXPIRED = frozenset({400, 401, 403, 410})
 """What stores answer to an address that is no longer signed well: most 403, Google's 400."""
 _NO_HEAD = frozenset({400, 403, 405, 501})
 """What places answer that take no HEAD, or whose signed addresses are for GET alone."""
+_PART = frozenset({200, 206, 416})
+"""What places answer that have the file, whether or not it has the part."""
 _REMEMBERED = 16
 """Files whose final address one reader remembers."""
 _HEADERS = {"User-Agent": "packager", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+Refuse = Callable[[int, Mapping[str, str], str], LoadError]
+"""The error of an answer that is no file, by its status, its headers (names in lower case) and where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +56,23 @@ class HttpReader:
     """One thread's way to files over HTTP; it answers `Reader`.
 
     `locate` tells where the file at a path is asked for. It is asked again when an address that worked, or one that
-    was redirected to, has expired.
+    was redirected to, has expired. `refuse` makes the error of an answer that is no file: a hub's say more than others'.
     """
 
-    def __init__(self, locate: Callable[[str], Place], settings: HttpSettings | None = None) -> None:
+    def __init__(
+        self, locate: Callable[[str], Place], settings: HttpSettings | None = None, refuse: Refuse = refused
+    ) -> None:
         settings = settings or HttpSettings()
-        self._locate, self._most_redirects = locate, settings.most_redirects
+        self._locate, self._refuse, self._most_redirects = locate, refuse, settings.most_redirects
         self._connections = Connections(
             connect=settings.connect_seconds, stall=settings.stall_seconds, least=settings.stall_bytes
         )
         self._final: dict[str, Place] = {}  # by path, after redirects: not every range goes through them
 
-    def read(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+    def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
         whole = (start, stop) == (0, size)
         exchange = self._ask("GET", path, {} if whole else {"Range": f"bytes={start}-{stop - 1}"})
+        self._require(exchange, _PART)
         try:
             check_part(exchange.status, exchange.headers, (start, stop, size), exchange.where)
             yield from _body(exchange, stop - start)
@@ -81,27 +89,26 @@ class HttpReader:
         """
         exchange = self._ask("HEAD", path, {})
         exchange.settle()
-        if exchange.status == HTTPStatus.OK and not exchange.headers.get("content-encoding"):
+        if exchange.status != HTTPStatus.OK:
+            self._require(exchange, _NO_HEAD)
+        elif "content-encoding" not in exchange.headers:
             size = length_of(exchange.headers, exchange.where)
             if size is not None:
                 return Head(size, exchange.headers)
-        elif exchange.status not in _NO_HEAD:
-            raise refused(exchange.status, exchange.headers, exchange.where)
         return self._head_by_byte(path)
 
     def get(self, path: str, most: int) -> bytes:
         """A small file of unknown size, whole. Raises LoadError when it has more than `most` bytes."""
         exchange = self._ask("GET", path, {})
+        self._require(exchange, {HTTPStatus.OK})
         try:
-            if exchange.status != HTTPStatus.OK:
-                raise refused(exchange.status, exchange.headers, exchange.where)
             check_plain(exchange.headers, exchange.where)
             length = length_of(exchange.headers, exchange.where)
             found = bytearray()
             while len(found) <= most and (data := exchange.read(PORTION)):
                 found += data
         finally:
-            exchange.drop()
+            exchange.settle()
         if len(found) > most:
             raise LoadError(f"it has more than {most} bytes", where=exchange.where, mend="check the address")
         if length is not None and len(found) != length:
@@ -111,19 +118,17 @@ class HttpReader:
     def close(self) -> None:
         self._connections.close()
 
+    def _require(self, exchange: Exchange, statuses: Collection[int]) -> None:
+        if exchange.status not in statuses:
+            raise self._refuse(exchange.status, exchange.headers, exchange.where)
+
     def _head_by_byte(self, path: str) -> Head:
         exchange = self._ask("GET", path, {"Range": "bytes=0-0"})
         where, headers = exchange.where, exchange.headers
         exchange.drop()  # it may be the whole file that comes
-        match exchange.status:
-            case HTTPStatus.OK:
-                check_plain(headers, where)
-                size = length_of(headers, where)
-            case HTTPStatus.PARTIAL_CONTENT | HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the latter if it is empty
-                check_plain(headers, where)
-                size = total_of(headers)
-            case _:
-                raise refused(exchange.status, headers, where)
+        self._require(exchange, _PART)
+        check_plain(headers, where)
+        size = length_of(headers, where) if exchange.status == HTTPStatus.OK else total_of(headers)
         if size is None:
             raise LoadError("the place does not tell the file's size", where=where, mend="serve it from another place")
         return Head(size, headers)

@@ -14,7 +14,7 @@ _AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
 
 
 def check_part(status: int, headers: Mapping[str, str], part: tuple[int, int, int], where: str) -> None:
-    """Raise unless the head of the answer is that of bytes `start` to `stop` of a file of `size` bytes, as `part` says.
+    """Raise unless an answer of `status` 200, 206 or 416 is bytes `start` to `stop` of `size` bytes, as `part` says.
 
     RangeError where the whole file comes instead, TransferError where the answer contradicts itself, LoadError where
     the file is another.
@@ -22,8 +22,6 @@ def check_part(status: int, headers: Mapping[str, str], part: tuple[int, int, in
     start, stop, size = part
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise _another_size(where, size, total_of(headers))
-    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        raise refused(status, headers, where)
     check_plain(headers, where)
     if status == HTTPStatus.PARTIAL_CONTENT:
         _check_range(headers, part, where)
