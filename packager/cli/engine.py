@@ -51,8 +51,7 @@ def describe(
     found = look(folder)
     machine = find_machine()
     with Progress.start(quiet=console.quiet) as progress:
-        progress.stage(f"hash {len(found.files)} files", found.size)
-        build = described(found, machine, told)
+        build = described(found, machine, told, progress.stage)
     path = write_description(folder, build, force=force)
     _table(path, build, console)
 

@@ -1,7 +1,7 @@
 """Describes a compiled engine, on the machine that compiled it: what only that machine knows goes into engine.json."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,8 @@ def look(folder: Path) -> CompiledFolder:
     return CompiledFolder(folder, config, files, sum(listed[path] for path in files))
 
 
-def describe(found: CompiledFolder, machine: Machine, told: Told) -> EngineBuild:
-    """engine.json of the engine, which `machine` compiled; reads every byte of it.
+def describe(found: CompiledFolder, machine: Machine, told: Told, stage: Callable[[str, int], None]) -> EngineBuild:
+    """engine.json of the engine, which `machine` compiled. `stage` is told before every byte of it is read.
 
     Raises MismatchError when the machine cannot be the one that did.
     """
@@ -74,6 +74,7 @@ def describe(found: CompiledFolder, machine: Machine, told: Told) -> EngineBuild
     if problems:
         raise MismatchError.collect(problems)
     config, gpu = found.config, machine.gpus[0]
+    stage(f"hash {len(found.files)} files", found.size)
     files = {path: BuiltFile(*hash_file(found.path / path)) for path in found.files}
     return EngineBuild(
         kind=KIND,
