@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "upkeep": WORDS | {"weights"},
     "catalog": WORDS | {"spec"},
     "bench": WORDS,
+    "upload": WORDS | {"weights"},
     "lock": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes"},
     "convert": WORDS | {"weights", "runtime", "lock"},
     "package": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock"},
@@ -48,7 +49,7 @@ TOP = {"cli", "__init__", "__main__"}
 PURE = (
     "lock/check.py", "lock/drift.py", "lock/gates.py", "lock/hardware.py", "lock/lockfile.py", "lock/model.py",
     "package/plan.py", "package/text.py", "image/plan.py", "image/envelope.py",
-    "wheels/contest.py", "wheels/group.py", "weights/compiled.py", "recipes/", "bench/report.py",
+    "wheels/contest.py", "wheels/group.py", "weights/compiled.py", "recipes/", "bench/report.py", "upload/plan.py",
 )  # fmt: skip
 EFFECTS = {
     "asyncio",
@@ -228,13 +229,15 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
 
 def test_the_container_side_needs_only_what_its_packages_require() -> None:
     """`recipes/servers.py` names every distribution that the container side imports."""
-    from packager.recipes.servers import REQUIREMENTS
+    from packager.recipes.servers import LOADING, REQUIREMENTS
 
     distribution = {"prometheus_client": "prometheus-client"}
     # And their recipes' companions.
     engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch"}
     engines |= {"ctranslate2", "numpy", "tokenizers", "jinja2", "pynvml"}
-    named = {requirement.split(">")[0] for requirement in REQUIREMENTS["standalone"]}
+    engines |= {"huggingface_hub"}  # weights/hub.py, where weights are locked: on the host
+    required = [*REQUIREMENTS["standalone"], *(one for more in LOADING.values() for one in more)]
+    named = {requirement.split(">")[0] for requirement in required}
     for name in [name for name in MODULES if name.startswith(("runtime/", "weights/"))]:
         for node in ast.walk(TREES[name]):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -9,14 +9,17 @@ large file on to `hub.cdn`, another origin, where an address holds until `hub.ex
 an error. Small files come by way of `/api/resolve-cache/`, on the hub itself. Upload: creating a repository, preupload,
 LFS batch (in one part, or in parts of `part` bytes), commit.
 
-Not offered is Xet. A client fetches by Xet where `/resolve/` or a listing names a Xet hash, which this hub never does;
-but it uploads large files by nothing else while hf_xet is installed: set HF_HUB_DISABLE_XET=1 before it is imported.
+Not offered is Xet, which is a store of chunks behind an address and a token of its own. A client fetches by it where
+`/resolve/` (X-Xet-Hash) or a listing (xetHash) names a file's Xet hash, which this hub never does; but large files it
+uploads by nothing else while hf_xet is installed. HF_HUB_DISABLE_XET=1 stops that, if it is set before the client is
+imported: importing this module sees to it, and a subprocess inherits it.
 """
 
 import base64
 import fnmatch
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +30,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from fakes.web import Fault, Status, Web
 from fakes.web import Request as CdnRequest
+
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+# Else the client asks the hub that it knew when it was imported for a list of coding agents.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 LARGE = 10 << 20
 """Bytes from which the hub wants a file by LFS, whatever its name."""

@@ -65,7 +65,7 @@ def test_a_file_that_changed_its_size(folder):
         read_file(source, SourceFile("b.gguf", 7))
 
 
-@pytest.mark.parametrize("uri", ["hf://a/b", "s3://b/k", "model", "file:/x", "", "file://", "FILE://x", "://x"])
+@pytest.mark.parametrize("uri", ["oci://a/b", "model", "file:/x", "", "file://", "FILE://x", "://x"])
 def test_other_addresses(uri):
     with pytest.raises(LoadError, match="no address this version reads") as caught:
         open_source(uri)
