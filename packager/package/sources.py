@@ -9,7 +9,7 @@ from ..spec.load import SpecFile
 from .plan import Ingredients
 
 _ROOT = Path(__file__).resolve().parent.parent
-_WORDS = ("__init__.py", "digest.py", "environ.py", "errors.py", "manifest.py", "store.py")
+_WORDS = ("__init__.py", "digest.py", "environ.py", "errors.py", "fetch.py", "manifest.py", "store.py")
 _FOLDERS = ("runtime", "weights")
 
 

@@ -1,18 +1,19 @@
 """From a package folder to a running engine: manifest, verified weights, adapter, start."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 
 from ..environ import cache_root
 from ..errors import LoadError
 from ..manifest import MANIFEST_PATH, Manifest, read_manifest
 from ..store import Store
+from ..weights.leases import Leasing, names_of
 from ..weights.load import ensure_adapters, ensure_weights
 from .engine import ASGI, Engine, EngineFacts, EngineSetup, HasNativeApp
 from .engines import open_engine
+from .loading import following
 from .logs import event
 from .metrics import Metrics
 from .supervise import Supervisor
@@ -20,22 +21,32 @@ from .threads import in_daemon_thread
 
 
 def open_package(package: Path, store: Store | None = None) -> Supervisor:
-    """A supervisor for the package folder, not started. Raises PackageError when it is no package."""
+    """A supervisor for the package folder, not started. Raises PackageError when it is no package.
+
+    From its first load until it is stopped it holds a lease on what it uses of the store.
+    """
     manifest = read_manifest(package)
     where = store or Store(cache_root())
     metrics = Metrics()
-    return Supervisor(manifest, lambda: load_engine(manifest, package, where, metrics), metrics)
+    leasing = Leasing(where, manifest.name, names_of(manifest))
+
+    async def load() -> tuple[Engine, EngineFacts]:
+        await in_daemon_thread(lambda: _take(leasing, where))
+        return await load_engine(manifest, package, where, metrics)
+
+    return Supervisor(manifest, load, metrics, leasing.release)
 
 
 async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: Metrics) -> tuple[Engine, EngineFacts]:
-    """Make sure of the weights, then start the engine on them. Raises LoadError or IntegrityError."""
-    with _phase("weights", metrics):
-        root = await in_daemon_thread(lambda: ensure_weights(manifest, package, store))
-        adapters = await in_daemon_thread(lambda: ensure_adapters(manifest, package, store))
-    setup = _setup(manifest, package, root, adapters)
-    # Importing torch takes seconds, in which probes must be answered.
-    engine = await in_daemon_thread(lambda: open_engine(manifest.engine.kind, setup))
-    with _phase("engine", metrics):
+    """Make sure of the weights, then start the engine on them. Raises LoadError, FetchError or IntegrityError."""
+    loading = metrics.loading
+    with following(loading):
+        root = await in_daemon_thread(lambda: ensure_weights(manifest, package, store, watch=loading))
+        adapters = await in_daemon_thread(lambda: ensure_adapters(manifest, package, store, watch=loading))
+        setup = _setup(manifest, package, root, adapters)
+        loading.phase("engine")
+        # Importing torch takes seconds, in which probes must be answered.
+        engine = await in_daemon_thread(lambda: open_engine(manifest.engine.kind, setup))
         try:
             facts = await engine.start()
             if manifest.serving.api == "native":
@@ -44,6 +55,13 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
             await engine.stop()
             raise
     return engine, facts
+
+
+def _take(leasing: Leasing, store: Store) -> None:
+    try:
+        leasing.take()
+    except OSError as error:  # what is there can be read all the same, and nobody prunes it from here
+        event("no lease", logging.WARNING, store=str(store.root), reason=error.strerror)
 
 
 async def _native(engine: Engine, facts: EngineFacts) -> ASGI:
@@ -81,11 +99,3 @@ def _chat_template(manifest: Manifest, package: Path) -> str | None:
         raise LoadError(
             f"the chat template cannot be read: {error}", where=str(path), mend="build the package again"
         ) from error
-
-
-@contextmanager
-def _phase(name: str, metrics: Metrics) -> Iterator[None]:
-    begun = monotonic()
-    yield
-    metrics.phases[name] = monotonic() - begun
-    event("loaded", phase=name, seconds=round(metrics.phases[name], 3))

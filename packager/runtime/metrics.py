@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .loading import Loading
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _OUTCOMES = ("stop", "length", "tool_calls", "abort", "error", "refused")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,7 +45,7 @@ class Histogram:
 
 
 class Metrics(Collector):
-    """The numbers of one served model. Written by the engine's event loop only."""
+    """The numbers of one served model. Written by the engine's event loop only, but for `loading`."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -56,7 +58,7 @@ class Metrics(Collector):
         self.first_token = Histogram()
         self.token_gap = Histogram()
         self.outcomes: dict[str, int] = dict.fromkeys(_OUTCOMES, 0)
-        self.phases: dict[str, float] = {}
+        self.loading = Loading()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -67,6 +69,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """For prometheus_client: every metric, now."""
         yield from self._gauges()
+        yield from self._loads()
         yield from self._counters()
         yield self.queue_wait.family("packager_queue_wait_seconds", "Time from a request's arrival to its slot")
         yield self.first_token.family(
@@ -78,10 +81,21 @@ class Metrics(Collector):
         yield GaugeMetricFamily("packager_ready", "1 when requests are served", value=float(self.ready))
         yield GaugeMetricFamily("packager_requests_running", "Requests that hold a slot", value=self.running)
         yield GaugeMetricFamily("packager_requests_waiting", "Requests that wait for a slot", value=self.waiting)
-        phases = GaugeMetricFamily("packager_load_seconds", "Time each phase of loading took", labels=["phase"])
-        for phase, seconds in self.phases.items():
+
+    def _loads(self) -> Iterator[Metric]:
+        now = self.loading.now()
+        phases = GaugeMetricFamily(
+            "packager_load_seconds",
+            "Time each phase of loading took, or has taken so far: resolve, verify, download, engine",
+            labels=["phase"],
+        )
+        for phase, seconds in now.seconds.items():
             phases.add_metric([phase], seconds)
         yield phases
+        yield GaugeMetricFamily("packager_load_bytes", "Bytes of the phase of loading that runs", value=now.total)
+        yield GaugeMetricFamily("packager_load_done_bytes", "Those of them that are done", value=now.done)
+        yield CounterMetricFamily("packager_fetched_bytes", "Bytes of weights fetched", value=now.fetched)
+        yield CounterMetricFamily("packager_fetch_retries", "Transfers tried again", value=now.retries)
 
     def _counters(self) -> Iterator[Metric]:
         yield CounterMetricFamily("packager_prompt_tokens", "Tokens read", value=self.prompt_tokens)

@@ -11,7 +11,7 @@ from typing import Any
 from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = ("digest.py", "environ.py", "errors.py", "manifest.py", "store.py")
+WORDS = ("digest.py", "environ.py", "errors.py", "fetch.py", "manifest.py", "store.py")
 
 
 def make_package(

@@ -78,7 +78,7 @@ def test_another_librarys_record_says_whose_it_is():
 
 def test_metrics_are_prometheus_text():
     metrics = Metrics()
-    metrics.running, metrics.ready, metrics.phases["weights"] = 2, True, 0.25
+    metrics.running, metrics.ready = 2, True
     metrics.outcomes["abort"] = 3
     for seconds in (0.0005, 0.3, 100):
         metrics.first_token.observe(seconds)
@@ -89,7 +89,6 @@ def test_metrics_are_prometheus_text():
     }
     assert samples["packager_ready",] == 1
     assert samples["packager_requests_running",] == 2
-    assert samples["packager_load_seconds", "weights"] == 0.25
     assert samples["packager_requests_total", "abort"] == 3
     assert samples["packager_first_token_seconds_bucket", "0.001"] == 1
     assert samples["packager_first_token_seconds_bucket", "0.5"] == 2

@@ -1,0 +1,98 @@
+"""`python -m packager_runtime.fetch PACKAGE`: fills the store with what load() will need, and exits.
+
+For init containers and image layers. `packager fetch` does the same on a host, with words for people.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .environ import LOG_LEVEL, cache_root
+from .errors import PackagerError
+from .manifest import Manifest, WeightsManifest, read_manifest
+from .runtime.loading import Loading, following
+from .runtime.logs import event, log_to_stderr
+from .store import Store
+from .weights.leases import leased, names_of
+from .weights.load import fetch_weights
+from .weights.watch import SILENT, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A file that is in the store now, `name` says from where; `found` when it was there before."""
+
+    name: str
+    sha256: str
+    size: int
+    found: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one package needs of the store, and the bytes that were transferred for it."""
+
+    package: str
+    files: tuple[FetchedFile, ...]
+    transferred: int
+
+    def bytes(self, *, found: bool) -> int:
+        """The bytes of the files that were found, or of those that were not."""
+        return sum(file.size for file in self.files if file.found is found)
+
+
+def fetch_package(manifest: Manifest, store: Store, watch: Watch = SILENT) -> Fetched:
+    """Bring all that load() of a package takes from the store into it, verified. Blocks.
+
+    Raises LoadError, FetchError (offline) or IntegrityError; what was fetched before stays.
+    """
+    names = names_of(manifest)
+    parts = [one for one in (manifest.weights, *manifest.adapters.values()) if one is not None]
+    parts = [one for one in parts if one.ship == "on_load"]
+    with leased(store, manifest.name, names):
+        before = _inodes(parts, store)
+        transferred = sum(fetch_weights(part, store, watch) for part in parts)
+        after = _inodes(parts, store)
+        if names:
+            store.remember("names", manifest.name, names)
+    sizes = {file.sha256: file.size for part in parts for file in part.files}
+    files = (
+        FetchedFile(name, sha256, sizes[sha256], found=before.get(sha256) == after[sha256])
+        for sha256, name in names.items()
+    )
+    return Fetched(manifest.name, tuple(files), transferred)
+
+
+def _inodes(parts: list[WeightsManifest], store: Store) -> Mapping[str, int]:
+    """Which file lies under each digest: one that was damaged is replaced by another."""
+    stored = (store.find(file.sha256, file.size) for part in parts for file in part.files)
+    return {one.sha256: one.path.stat().st_ino for one in stored if one is not None}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fetch for one package folder; gives the exit status. Says how it goes as the server does: JSON lines."""
+    parser = argparse.ArgumentParser(prog="packager_runtime.fetch", description="Fill the store for a package.")
+    parser.add_argument("package", type=Path, help="the package: the folder with model/manifest.json")
+    parser.add_argument("--store", type=Path, help="the store's folder (default: PACKAGER_CACHE)")
+    chosen = parser.parse_args(arguments)
+    log_to_stderr(LOG_LEVEL.get() or "info", everything=True)
+    loading = Loading()
+    store = Store(chosen.store or cache_root())
+    try:
+        manifest = read_manifest(chosen.package)
+        with following(loading):
+            done = fetch_package(manifest, store, loading)
+    except PackagerError as error:
+        mend = next((problem.mend for problem in error.problems if problem.mend), "")
+        event("failed", logging.ERROR, reason=str(error), mend=mend)
+        return 1
+    fetched, found = done.bytes(found=False), done.bytes(found=True)
+    event("fetched", model=done.package, store=str(store.root), files=len(done.files), fetched=fetched, found=found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

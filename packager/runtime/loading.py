@@ -1,0 +1,158 @@
+"""How a load goes, for /metrics while it lasts and for the log: a line for each phase, and one every ten seconds."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from ..weights.watch import Watch
+from .logs import event
+
+EVERY = 10.0
+"""Seconds between two lines of the log about one load."""
+ALL = "weights"
+"""The title under which a phase tells of all its bytes."""
+
+
+class Tally:
+    """The bytes of one phase: what it tells of all of them, else the sum of its files so far."""
+
+    def __init__(self) -> None:
+        self.done = self.total = 0
+        self._whole = False
+        self._files: dict[str, tuple[int, int]] = {}
+
+    def note(self, title: str, done: int, total: int) -> None:
+        """`done` of `total` bytes of a file, or of all."""
+        if title == ALL:
+            self._whole, self.done, self.total = True, done, total
+            return
+        before, known = self._files.get(title, (0, 0))
+        self._files[title] = (done, total)
+        if not self._whole:
+            self.done += done - before
+            self.total += total - known
+
+    @property
+    def files(self) -> int:
+        """How many files are done."""
+        return sum(done == total for done, total in self._files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One moment of a load: seconds of each phase so far, bytes of the phase that runs, and of all fetches."""
+
+    seconds: Mapping[str, float]
+    done: int
+    total: int
+    fetched: int
+    retries: int
+
+
+class Loading(Watch):
+    """Follows loads, one after the other. Told from any thread."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+        self._fetched = self._retries = 0
+        self._told = (0.0, 0)
+        self._enter("")
+
+    def begin(self) -> None:
+        """A load begins: the seconds of the one before it are dropped."""
+        with self._lock:
+            self._seconds.clear()
+            self._enter("")
+
+    def phase(self, name: str) -> None:
+        """The phase `name` begins (none when it is empty), and the one before it is done: that is logged."""
+        with self._lock:
+            line = self._leave()
+            self._enter(name)
+        if line:
+            event("loaded", **line)
+
+    def on_bytes(self, title: str, done: int, total: int) -> None:
+        """Note how far the phase is."""
+        with self._lock:
+            self._tally.note(title, done, total)
+
+    def retried(self, title: str, why: str) -> None:
+        """Count a transfer that broke off, and log why."""
+        with self._lock:
+            self._retries += 1
+        event("retry", logging.WARNING, file=title, why=why)
+
+    def stop(self) -> None:
+        """The load has ended, maybe in the midst of a phase; its seconds stay as they are."""
+        with self._lock:
+            self._leave()
+            self._enter("")
+
+    def now(self) -> Loaded:
+        """How it stands; the phase that runs is among the seconds."""
+        with self._lock:
+            seconds, fetched = dict(self._seconds), self._fetched
+            if self._name:
+                seconds[self._name] = seconds.get(self._name, 0.0) + self._clock() - self._begun
+            if self._name == "download":
+                fetched += self._tally.done
+            return Loaded(seconds, self._tally.done, self._tally.total, fetched, self._retries)
+
+    def tell(self) -> None:
+        """Log how far the running phase is; nothing when none runs."""
+        with self._lock:
+            if not self._name:
+                return
+            now, tally = self._clock(), self._tally
+            then, before = self._told
+            rate = (tally.done - before) / (now - then) if now > then else 0.0
+            self._told = (now, tally.done)
+            line: dict[str, Any] = {"phase": self._name, "seconds": round(now - self._begun, 1)}
+            if tally.total:
+                line |= {"done": tally.done, "total": tally.total, "files": tally.files, "rate": round(rate)}
+                if rate > 0:
+                    line["seconds_left"] = round((tally.total - tally.done) / rate)
+        event("loading", **line)
+
+    def _enter(self, name: str) -> None:
+        self._name, self._begun = name, self._clock()
+        self._tally = Tally()
+        self._told = (self._begun, 0)
+
+    def _leave(self) -> dict[str, Any]:
+        if not self._name:
+            return {}
+        took = self._clock() - self._begun
+        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + took
+        if self._name == "download":
+            self._fetched += self._tally.done
+        line: dict[str, Any] = {"phase": self._name, "seconds": round(took, 3)}
+        return line | ({"bytes": self._tally.done, "files": self._tally.files} if self._tally.total else {})
+
+
+@contextmanager
+def following(loading: Loading, every: float = EVERY) -> Iterator[None]:
+    """The body is one load. Every few seconds it is logged how it goes, also when nothing moves."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(every):
+            loading.tell()
+
+    thread = threading.Thread(target=run, daemon=True, name="packager-loading")
+    loading.begin()
+    thread.start()
+    try:
+        yield
+        loading.phase("")
+    finally:
+        over.set()
+        thread.join()
+        loading.stop()

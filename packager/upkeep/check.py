@@ -1,0 +1,90 @@
+"""Reads every file of the store again: is each still what its name says?"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..digest import CHUNK
+from ..store import Store
+from ..weights.identity import remember_digest
+from ..weights.leases import gate, living
+from .inventory import Item, users_of
+
+OnBytes = Callable[[str, int, int], None]
+_TITLE = "files"
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A file that is not what its name says: `why`, who uses it now, and whether it was removed."""
+
+    item: Item
+    why: str
+    users: tuple[str, ...] = ()
+    removed: bool = False
+
+
+def check_files(store: Store, items: Sequence[Item], on_bytes: OnBytes) -> tuple[Damaged, ...]:
+    """Hash `items` again, several at once, and say which are damaged; what load() remembers of each is renewed.
+
+    `on_bytes` is told the bytes of all of them. A file that is removed meanwhile is no matter.
+    """
+    total, done, lock = sum(item.size for item in items), 0, threading.Lock()
+
+    def count(size: int) -> None:
+        nonlocal done
+        with lock:
+            done += size
+            on_bytes(_TITLE, done, total)
+
+    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="verify")
+    try:
+        whys = pool.map(lambda item: _check(store, item, count), items)
+        return tuple(Damaged(item, why) for item, why in zip(items, whys, strict=True) if why)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def remove_damaged(store: Store, damaged: Sequence[Damaged]) -> tuple[Damaged, ...]:
+    """Remove those that no process uses, so that the next load fetches them anew. Raises OSError."""
+    with gate(store, shut=True):
+        leases = living(store)
+        found = []
+        for one in damaged:
+            users = users_of(one.item.sha256, leases)
+            if not users:
+                store.path(one.item.sha256).unlink(missing_ok=True)
+            found.append(Damaged(one.item, one.why, users, removed=not users))
+    return tuple(found)
+
+
+def _check(store: Store, item: Item, count: Callable[[int], None]) -> str:
+    """Why the file is damaged, or an empty string."""
+    path, hasher = store.path(item.sha256), hashlib.sha256()
+    try:
+        for chunk in _read(path):
+            hasher.update(chunk)
+            count(len(chunk))
+        found = hasher.hexdigest()
+        remember_digest(path, found, store)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return "" if found == item.sha256 else f"its bytes have sha256 {found[:12]}"
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    """The file's bytes. Reading them here is no use of the file: its time of access stays, where it is ours."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # of another user
+        descriptor = os.open(path, flags)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

@@ -1,0 +1,178 @@
+"""Leases: which files of the store a living process uses, so that `packager store prune` leaves them.
+
+A lease is a small file below `root/leases/`, locked for as long as its process lives: the kernel lets go of the lock
+however the process ends. It is taken before files are looked for, through a gate that is shut while files are
+removed: what is found after that stays.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..manifest import Manifest, decode
+from ..store import Store
+from .claim import machine
+
+_READABLE = 0o644
+_UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What one process uses: `files` are names by hex sha256, None is all that the store has.
+
+    `machine` tells machines apart, `host` is what people call it, `since` is seconds since 1970.
+    """
+
+    holder: str
+    pid: int
+    host: str
+    machine: str
+    since: int
+    files: Mapping[str, str] | None
+
+
+class Leasing:
+    """The right of this process to files of the store, from `take` to `release`."""
+
+    def __init__(self, store: Store, holder: str, files: Mapping[str, str] | None) -> None:
+        self._store, self._holder, self._files = store, holder, files
+        self._held: tuple[Path, BinaryIO] | None = None
+
+    def take(self) -> None:
+        """Hold the lease, if it is not held yet. Raises OSError where the store cannot be written."""
+        if self._held is not None or self._files == {}:
+            return
+        folder = _folder(self._store)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        temporary, final = folder / f".{name}", folder / f"{name}.json"
+        with gate(self._store, shut=False):
+            file = temporary.open("xb", buffering=0)
+            try:
+                _lock(file.fileno(), fcntl.LOCK_EX)
+                os.fchmod(file.fileno(), _READABLE)
+                file.write(json.dumps(asdict(self._lease())).encode())
+                temporary.replace(final)  # nobody sees it before it is locked and whole
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                file.close()
+                raise
+        self._held = (final, file)
+
+    def release(self) -> None:
+        """Give the files up. Idempotent."""
+        if self._held is not None:
+            path, file = self._held
+            self._held = None
+            with suppress(OSError):
+                path.unlink()
+            file.close()
+
+    def _lease(self) -> Lease:
+        return Lease(self._holder, os.getpid(), platform.node(), machine(), int(time.time()), self._files)
+
+
+@contextmanager
+def leased(store: Store, holder: str, files: Mapping[str, str] | None) -> Iterator[None]:
+    """Hold a lease for as long as the body runs; a store that cannot be written is not pruned either."""
+    leasing = Leasing(store, holder, files)
+    with suppress(OSError):
+        leasing.take()
+    try:
+        yield
+    finally:
+        leasing.release()
+
+
+def names_of(manifest: Manifest) -> dict[str, str]:
+    """What `load()` of a package takes from the store: where each file is from, by its hex sha256."""
+    parts = [one for one in (manifest.weights, *manifest.adapters.values()) if one is not None]
+    return {
+        file.sha256: f"{part.source.partition('?')[0].rstrip('/')}/{file.path}"  # no signature of an address
+        for part in parts
+        if part.ship == "on_load"
+        for file in part.files
+    }
+
+
+def living(store: Store) -> tuple[Lease, ...]:
+    """The leases of processes that live, as far as can be told. Raises OSError."""
+    return tuple(lease for path in _paths(store) if (lease := _living(path)) is not None)
+
+
+def clear_dead(store: Store) -> int:
+    """Remove the leases of processes that are gone, and say how many. The gate must be shut. Raises OSError."""
+    dead = [path for path in _paths(store) if _living(path) is None]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return len(dead)
+
+
+@contextmanager
+def gate(store: Store, *, shut: bool) -> Iterator[None]:
+    """While it is shut nobody takes a lease, and who shuts it waits for those that are being taken. Raises OSError."""
+    folder = _folder(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX if shut else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock on the file; also where its file system has no locks to tell."""
+    with path.open("rb") as file:
+        try:
+            return not _lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+
+
+def _living(path: Path) -> Lease | None:
+    try:
+        held = is_locked(path)
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        value = None
+    try:
+        lease: Lease = decode(Lease, value)
+    except ValueError:  # of another version: whatever it names is used
+        lease = Lease("an unreadable lease", 0, "", machine(), 0, None)
+    # Locks of another machine may not be seen here. A machine that was started anew has its old name.
+    elsewhere = lease.machine != machine() and lease.host != platform.node()
+    return lease if held or elsewhere else None
+
+
+def _lock(descriptor: int, operation: int) -> bool:
+    """Whether it was locked: some file systems have no locks. Raises BlockingIOError when asked not to wait."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in _UNLOCKABLE:
+            return False
+        raise
+    return True
+
+
+def _paths(store: Store) -> list[Path]:
+    return sorted(_folder(store).glob("*.json"))
+
+
+def _folder(store: Store) -> Path:
+    return store.root / "leases"
