@@ -19,7 +19,8 @@ from pathlib import Path
 
 FORMAT = 1
 _UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-_UNLINKABLE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+"""What file systems answer that make no file without a name (open(2), O_TMPFILE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +100,27 @@ def _private(folder: Path, sha256: str, size: int) -> Claim:
 
 def _begin_journal(journal: Path, sha256: str, size: int) -> None:
     """Create the journal together with its first line, if there is none: nobody ever sees it without."""
-    temporary = journal.with_name(f".{journal.name}.{secrets.token_hex(8)}")
-    try:
-        _create(temporary, header(sha256, size))
-        os.link(temporary, journal)
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno not in _UNLINKABLE:
-            raise
-        with suppress(FileExistsError):  # seen half, it is somebody else's: a private claim is the answer
-            _create(journal, header(sha256, size))
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    head = header(sha256, size)
+    with suppress(FileExistsError):
+        try:
+            descriptor = os.open(journal.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS:
+                raise
+            # Whoever sees it half takes it for somebody else's, and makes a private claim.
+            descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            _write_and_close(descriptor, head)
+            return
+        _write_and_close(descriptor, head, journal)
 
 
-def _create(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def _write_and_close(descriptor: int, data: bytes, name: Path | None = None) -> None:
+    """Write `data`; then give the file, which has none yet, its `name`."""
     try:
         os.write(descriptor, data)
+        if name is not None:
+            # With a folder's descriptor, which an absolute path has no use for, Python follows the link at the source.
+            os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
     finally:
         os.close(descriptor)
 
