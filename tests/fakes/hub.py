@@ -373,6 +373,14 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self.tell(url)
 
+    def branch(self, name: str, branch: str) -> None:
+        repo = self.repo(name, to="write")
+        if branch in repo.branches:
+            raise Refused(409, "", f"Reference already exists: {branch}")
+        start = json.loads(self.data or b"{}").get("startingPoint", "main")
+        repo.branches[branch] = self.found(repo, start)
+        self.tell({})
+
     def whoami(self) -> None:
         if not self.token():
             raise Refused(401, "", "Invalid username or password.")
@@ -493,6 +501,7 @@ ROUTES: tuple[tuple[tuple[str, ...], str, Callable[..., None]], ...] = (
     (("GET", "HEAD"), f"/api/resolve-cache/models/{_REPO}/([^/]+)/(.+)", _Handler.cached),
     (("GET",), "/api/whoami-v2", _Handler.whoami),
     (("POST",), "/api/repos/create", _Handler.create),
+    (("POST",), f"/api/models/{_REPO}/branch/([^/]+)", _Handler.branch),
     (("POST",), "/api/validate-yaml", _Handler.accept),
     (("POST",), f"/api/models/{_REPO}/preupload/([^/]+)", _Handler.preupload),
     (("POST",), f"/{_REPO}\\.git/info/lfs/objects/batch", _Handler.batch),
