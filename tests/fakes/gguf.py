@@ -1,5 +1,6 @@
 """A real GGUF file of a tiny random Llama: bytes as tokens, a few hundred kilobytes, loads in milliseconds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,38 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         values[3 : 3 + 0x21] = 0  # and control bytes neither: the text prints
         values[3 + 0x7F :] = 0
     return values
+
+
+def write_gguf_of_qwen2(folder: Path, path: Path) -> Path:
+    """The weights of the Qwen2 in `folder` (see fakes/models.py) in 32 bits, without a tokenizer."""
+    from safetensors.numpy import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    writer = GGUFWriter(path, "qwen2")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_block_count(config["num_hidden_layers"])
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        *place, module, kind = name.split(".")
+        block = f"blk.{place[2]}." if len(place) > 2 else ""
+        writer.add_tensor(f"{block}{_GGUF_NAMES[module]}.{kind}", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+_GGUF_NAMES = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}

@@ -449,7 +449,84 @@ def test_a_load_that_fails(host, tmp_path):
         finish()
         assert server.wait_exit() != 0
         (failed,) = server.events("failed")
-        assert "the weights cannot be read" in failed["reason"]
+        assert "weights.bin" in failed["reason"]
+
+
+MORTAL = """
+
+import os
+import subprocess
+from pathlib import Path
+
+_AGAIN = Path(__file__).with_name("again")
+
+
+class EchoEngine(EchoEngine):
+    # Lives as long as a process of its own; another one starts when the test has made the file.
+    async def start(self):
+        while "LIVED" in os.environ and not _AGAIN.exists():
+            await asyncio.sleep(0.01)
+        os.environ["LIVED"] = "yes"
+        self._process = subprocess.Popen(["sleep", "600"])
+        return await super().start()
+
+    async def stop(self):
+        self._process.kill()
+        await super().stop()
+
+    def health(self):
+        return EngineHealth(False, "killed") if self._process.poll() is not None else super().health()
+"""
+
+
+def mortal(folder: Path, **serving: int) -> tuple[Path, Path]:
+    """A package whose engine can be killed, and the file without which it does not start again."""
+    package = make_package(folder, options={"delay_ms": 10}, **serving)
+    module = package / "packages/packager_runtime/runtime/engines/echo.py"
+    with module.open("a") as file:
+        file.write(MORTAL)
+    return package, module.with_name("again")
+
+
+def kill_engine(server: ProcessServer) -> None:
+    (engine,) = [one for one in server.family() if one.name() == "sleep"]
+    engine.kill()
+
+
+def test_an_engine_that_dies(host, tmp_path):
+    """Open streams are told, the server is not ready until it has another engine, and beyond the budget it ends."""
+    package, again = mortal(tmp_path / "package", engine_restarts=1)
+    with serving_package(package, host, BENTOML_CONTAINERIZED="1") as server:
+        server.wait_ready()
+        received = []
+        with open_stream(server) as pieces:
+            kill_engine(server)
+            with pytest.raises(httpx.RemoteProtocolError):
+                received.extend(iter(lambda: next(pieces), None))
+        assert b'"type":"engine_error"' in b"".join(received)
+        assert (server.status("/readyz"), server.status("/livez")) == (503, 200)
+        assert post(server, "/predict", json={"prompt": "a"}).status_code == 503
+        again.touch()
+        server.wait_ready()
+        assert post(server, "/predict", json={"prompt": "a"}).status_code == 200
+        assert server.metric("packager_engine_restarts_total") == 1
+        kill_engine(server)
+        assert server.wait_exit() != 0
+        assert [line["reason"] for line in server.events("dead")] == ["killed"]
+
+
+def test_an_engine_that_dies_outside_a_container(host, tmp_path):
+    """Our runner ends as ever; BentoML would start its worker again for ever, so that one stays and is not alive."""
+    package, _ = mortal(tmp_path / "package", engine_restarts=0)
+    with serving_package(package, host) as server:
+        server.wait_ready()
+        kill_engine(server)
+        if host == OURS:
+            assert server.wait_exit() == 1
+        else:
+            wait_until(lambda: server.status("/livez") == 503, "it is not alive")
+            assert server.status("/readyz") == 503
+            assert server.process.poll() is None
 
 
 def test_sigterm_while_loading(host, tmp_path):

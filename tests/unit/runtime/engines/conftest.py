@@ -13,6 +13,7 @@ NEEDS = {
     "test_engines_transformers_rows.py": "bitsandbytes",
     "test_engines_transformers_sampling.py": "bitsandbytes",
     "test_engines_vllm.py": "vllm",
+    "test_engines_vllm_gguf.py": "vllm_gguf_plugin",
     "test_engines_vllm_life.py": "vllm",
     "test_engines_vllm_native.py": "vllm",
 }

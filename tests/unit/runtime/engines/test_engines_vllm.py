@@ -93,16 +93,6 @@ async def test_the_words_of_the_spec_are_vllms():
     assert resolve_name(arguments()["distributed_executor_backend"].replace(".Uni", ":Uni")) is UniProcExecutor
 
 
-async def test_gguf_without_a_gpu(tmp_path):
-    write_model(tmp_path)
-    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
-    adapter = VllmEngine(make_setup(tmp_path, quantization="gguf"))
-    with pytest.raises(LoadError, match="GGUF in vLLM needs a GPU") as caught:
-        await adapter.start()
-    assert "llama_cpp" in caught.value.problems[0].mend
-    await adapter.stop()
-
-
 async def test_what_it_can_do(engine):
     features = engine.facts.features
     assert features.logprobs == 20
