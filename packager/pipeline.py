@@ -14,6 +14,7 @@ from .image.base import named_base, open_layout
 from .image.names import full_name
 from .image.plan import ImagePlan, plan_image
 from .lock.keep import lock_for
+from .lock.sources import fetch_sources
 from .lock.tools import Tools
 from .oci.image import Image
 from .oci.layout import blobs_folder, layout_reference, write_layout
@@ -66,6 +67,7 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
         keep_edits(options.output / file.spec.name, force=options.force)
         ingredients = read_ingredients(file)
         lock = lock_for(file, tools, locked=options.locked)
+        fetch_sources(lock, file, tools)
         tools.stage("package")
         staged = output.stage(file.spec.name)
         write_package(plan_package(file.spec, lock, ingredients), staged, tools.store)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..recipes import RECIPES
-from ..recipes.servers import REQUIREMENTS, SYSTEM_PACKAGES
+from ..recipes.servers import LOADING, REQUIREMENTS, SYSTEM_PACKAGES
 from ..spec.model import ModelSpec
+from ..spec.weights import AdapterSpec
 from .lockfile import Lock
 
 LAYER_FORMAT = 1
@@ -57,9 +58,10 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
         "image.system_packages": sorted(spec.image.system_packages),
         "image.python_packages": sorted(spec.image.python_packages),
         "weights.source": weights and weights.source,
+        "weights.revision": weights and weights.revision,
         "weights.include": weights and weights.include and sorted(weights.include),
         "weights.file": weights and weights.file,
-        "weights.adapters": weights and sorted(f"{one.name}={one.source}" for one in weights.adapters),
+        "weights.adapters": weights and sorted(map(_adapter, weights.adapters)),
         "weights.trusted_code": weights and dict(sorted(weights.trusted_code.items())),
         "packager.requirements": list(python_requirements(spec)),
         "packager.overrides": list(python_overrides(spec)),
@@ -68,11 +70,25 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
     }
 
 
+def _adapter(adapter: AdapterSpec) -> str:
+    revision = f" at {adapter.revision}" if adapter.revision else ""
+    return f"{adapter.name}={adapter.source}{revision}"
+
+
 def python_requirements(spec: ModelSpec) -> tuple[str, ...]:
     """Every PEP 508 requirement of the package, sorted."""
     recipe, gpu = RECIPES[spec.engine.kind], spec.hardware.gpu is not None
     engine = recipe.requirements(engine_version(spec), spec.quantization, gpu=gpu)
-    return tuple(sorted({*engine, *REQUIREMENTS[spec.serving.server], *spec.image.python_packages}))
+    return tuple(sorted({*engine, *REQUIREMENTS[spec.serving.server], *_loading(spec), *spec.image.python_packages}))
+
+
+def _loading(spec: ModelSpec) -> tuple[str, ...]:
+    """What the container needs to fetch the weights itself."""
+    if spec.weights is None or spec.weights.ship != "on_load":
+        return ()
+    addresses = [spec.weights.source, *(one.source for one in spec.weights.adapters)]
+    schemes = {address.partition("://")[0] for address in addresses}
+    return tuple(line for scheme in schemes for line in LOADING.get(scheme, ()))
 
 
 def python_overrides(spec: ModelSpec) -> tuple[str, ...]:

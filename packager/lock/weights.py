@@ -1,22 +1,25 @@
-"""Locks weights and adapters: lists their files, refuses what runs code, checks that the engine can open them, hashes each."""
+"""Locks weights and adapters: lists their files, refuses what runs code, checks that the engine can open them, and gives
+each its sha256: the one that its source knows, else one of its bytes.
+"""
 
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from ..errors import LoadError, Problem, SpecError
+from ..errors import Problem, SpecError
 from ..manifest import WeightsFile
 from ..recipes import RECIPES
 from ..spec.load import SpecFile
-from ..spec.weights import WeightsSpec
-from ..weights.load import ADAPTERS_FOLDER, file_digest
-from ..weights.policy import CONFIGURATIONS, refuse, refuse_own_code, refuse_pickle
-from ..weights.schemes import open_source
+from ..spec.weights import AdapterSpec, WeightsSpec
+from ..weights.load import ADAPTERS_FOLDER
+from ..weights.mirrors import open_locked
+from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_code, refuse_pickle
 from ..weights.source import Source, SourceFile, read_file
+from .compiled import lock_compiled
 from .gates import check_weights
 from .lockfile import WeightsLock
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
+from .origin import Origin, at
 from .tools import Tools
 
 _HEAD = 1 << 20
@@ -33,19 +36,24 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
         return None
     _raise(_options(file, asked))
     where = file.where("weights", "source")
-    source, listed = _listed(asked.source, file, where)
-    chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
-    _raise(_code(source, chosen, file, asked))
-    paths = [one.path for one in chosen]
-    _check_entry(file, asked, source, chosen)
-    model = _model(source, chosen, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
-    check_weights(file, model, tools.say)
-    if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
-        what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
-        raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
-    files = tuple(_lock_file(source, one, tools, keep=asked.ship == "in_image") for one in chosen)
+    with at(where), _origin(asked, file, tools) as source:
+        listed = source.inventory()
+        chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
+        _raise(check_names(chosen, where=where))  # before anything is read
+        _raise(_code(source, chosen, file, asked))
+        _check_entry(file, asked, source, chosen)
+        paths = [one.path for one in chosen]
+        model = _model(source, chosen, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
+        check_weights(file, model, tools.say)
+        if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
+            what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
+            raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
+        lock_compiled(source, chosen, where)  # refused before anything large is read
+        files = tuple(source.lock(one, keep=asked.ship == "in_image") for one in chosen)
+        hashed = [SourceFile(one.path, one.size, one.sha256) for one in files]
+        compiled = lock_compiled(source, hashed, where)
     _raise(_trusted(file, asked, files))
-    return WeightsLock(asked.source, source.revision, files, model)
+    return WeightsLock(asked.source, source.revision or asked.revision or "", files, model, compiled)
 
 
 def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
@@ -54,17 +62,21 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
     locked: dict[str, WeightsLock] = {}
     for number, adapter in enumerate(asked.adapters if asked else ()):
         where = file.where("weights", "adapters", number, "source")
-        source, listed = _listed(adapter.source, file, where)
-        chosen = [one for one in listed if one.path in ADAPTER_FILES]
-        lacking = [name for name in ADAPTER_FILES if name not in {one.path for one in chosen}]
-        if lacking:
-            what = f"the adapter {adapter.name} lacks {' and '.join(lacking)}"
-            mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
-            raise SpecError(what, where=where, mend=mend)
         keep = asked is not None and asked.ship == "in_image"
-        files = tuple(_lock_file(source, one, tools, keep=keep) for one in chosen)
-        locked[adapter.name] = WeightsLock(adapter.source, source.revision, files)
+        with at(where), _origin(adapter, file, tools) as source:
+            chosen = [one for one in source.inventory() if one.path in ADAPTER_FILES]
+            lacking = [name for name in ADAPTER_FILES if name not in {one.path for one in chosen}]
+            if lacking:
+                what = f"the adapter {adapter.name} lacks {' and '.join(lacking)}"
+                mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
+                raise SpecError(what, where=where, mend=mend)
+            files = tuple(source.lock(one, keep=keep) for one in chosen)
+        locked[adapter.name] = WeightsLock(adapter.source, source.revision or adapter.revision or "", files)
     return locked
+
+
+def _origin(asked: WeightsSpec | AdapterSpec, file: SpecFile, tools: Tools) -> Origin:
+    return Origin(open_locked(asked.source, asked.revision or "", folder=file.folder), tools)
 
 
 def _model(source: Source, files: Sequence[SourceFile], entry: str, where: str) -> ModelFacts:
@@ -106,15 +118,6 @@ def _options(file: SpecFile, asked: WeightsSpec) -> list[Problem]:
     return found
 
 
-def _listed(address: str, file: SpecFile, where: str) -> tuple[Source, tuple[SourceFile, ...]]:
-    source = open_source(address, folder=file.folder)
-    try:
-        return source, source.inventory()
-    except LoadError as error:
-        problem = error.problems[0]
-        raise LoadError(f"{problem.what}: {problem.where}", where=where, mend=problem.mend) from error
-
-
 def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
@@ -143,19 +146,6 @@ def _trusted(file: SpecFile, asked: WeightsSpec, files: Sequence[WeightsFile]) -
             what = f"{path} is not the file that was vouched for: it has another sha256"
             found.append(Problem(what, where, f"read the file, then write its sha256: {digests[path]}"))
     return found
-
-
-def _lock_file(source: Source, file: SourceFile, tools: Tools, *, keep: bool) -> WeightsFile:
-    """The file with its sha256; `keep` puts its bytes into the store, where the package takes them from."""
-    sha256 = file.sha256
-    if sha256 is None:
-        root = Path(source.uri.removeprefix("file://"))
-        sha256 = file_digest(root if root.is_file() else root / file.path, tools.store, tools.on_bytes)
-    if keep and tools.store.find(sha256, file.size) is None:
-        reader = source.connect()
-        chunks = reader.read(file.path, 0, file.size, file.size)
-        tools.store.put(chunks, sha256=sha256, name=f"{source.uri}/{file.path}")
-    return WeightsFile(file.path, file.size, sha256)
 
 
 def _check_entry(file: SpecFile, asked: WeightsSpec, source: Source, files: Sequence[SourceFile]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..digest import sha256_hex
+from ..errors import PackageError
 from ..lock.drift import engine_version
 from ..lock.lockfile import FILE_NAME as LOCK_NAME
 from ..lock.lockfile import Lock, WeightsLock
@@ -33,6 +34,7 @@ from ..recipes import RECIPES
 from ..spec.image import LayoutBase, RegistryBase
 from ..spec.model import ModelSpec
 from ..weights.load import ADAPTERS_FOLDER
+from ..weights.policy import check_names
 from . import text
 
 RUNTIME = "packages/packager_runtime"
@@ -75,7 +77,8 @@ class Ingredients:
 
 
 def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> PackagePlan:
-    """The package of `spec` under `lock`."""
+    """The package of `spec` under `lock`. Raises PackageError for a lock whose weights have names that cannot be."""
+    _check_names(lock)
     manifest = make_manifest(spec, lock, ingredients.version)
     files: dict[str, bytes] = {
         **ingredients.templates,
@@ -95,6 +98,13 @@ def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> Packa
     weights = tuple(PlannedWeights(f"{DATA}/{file.path}", file) for file in shipped)
     files[LISTING] = listing({path: sha256_hex(data) for path, data in files.items()}, weights)
     return PackagePlan(spec.name, dict(sorted(files.items())), weights)
+
+
+def _check_names(lock: Lock) -> None:
+    """They become paths of the package, and the lock is a file that anyone can have written."""
+    weights = [*([lock.weights] if lock.weights else []), *lock.adapters.values()]
+    if problems := [problem for one in weights for problem in check_names(one.files, where=LOCK_NAME)]:
+        raise PackageError.collect(problems)
 
 
 def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
@@ -138,7 +148,7 @@ def _weights(spec: ModelSpec, lock: Lock) -> WeightsManifest | None:
 
 def _locked(spec: ModelSpec, lock: WeightsLock, entry: str) -> WeightsManifest:
     ship = spec.weights.ship if spec.weights else "in_image"
-    return WeightsManifest(lock.source, lock.revision, ship, entry, lock.files)
+    return WeightsManifest(lock.source, lock.revision, ship, entry, lock.files, compiled=lock.compiled)
 
 
 def shipped_weights(manifest: Manifest) -> tuple[WeightsFile, ...]:

@@ -22,7 +22,9 @@ def write_package(
         stored = store.find(planned.file.sha256, planned.file.size)
         if stored is None:
             raise PackageError(
-                f"the store lacks the weights file {planned.path}", where=str(store.root), mend="run `packager lock`"
+                f"the store lacks the weights file {planned.path}",
+                where=str(store.root),
+                mend="run `packager build`, which brings it there",
             )
         verify_file(stored.path, planned.file, store, on_bytes)
         target = folder / planned.path

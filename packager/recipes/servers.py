@@ -1,4 +1,4 @@
-"""What the container side imports, by server: the requirements every package has beside its engine's.
+"""What the container side imports, by server and by where it loads weights from: beside its engine's requirements.
 
 Keep in step: `packager/runtime` imports nothing else (tests/test_architecture.py compares).
 """
@@ -19,6 +19,9 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "bentoml": ("bentoml>=1.4.39,<1.5", *_RUNTIME),
     "standalone": _RUNTIME,
 }
+
+LOADING: Mapping[str, tuple[str, ...]] = {"s3": ("botocore>=1.35,<2",)}
+"""What fetching weights takes (`ship: on_load`), by the scheme of their address. Other schemes take nothing more."""
 
 SYSTEM_PACKAGES: tuple[str, ...] = ("ca-certificates", "libc-bin", "libstdc++6", "python3")
 """Debian packages every image on a `debian` base has. The manylinux policy lets wheels (pyzmq, under bentoml)

@@ -5,8 +5,9 @@ An address ends up in the lock and in the package, where everyone can read it: n
 """
 
 import re
+from ipaddress import ip_address
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -28,6 +29,11 @@ _ANY = f"write {', '.join(FORMS.values())}"
 _HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?(?<!\.git)")
 _HUB_KINDS = ("buckets", "datasets", "kernels", "models", "spaces")
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+SIGNING = frozenset({
+    "access_token", "api_key", "apikey", "auth", "awsaccesskeyid", "password", "sas", "secret", "sig", "signature",
+    "token", "x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential", "x-goog-signature",
+})  # fmt: skip
+"""Names, in lower case, of what the query of a web address signs or opens it with."""
 _HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+).*")
 
 
@@ -51,17 +57,14 @@ def check_address(text: str) -> None:
                 raise problem("names no path", f"write {FORMS['file']}")
         case "hf":
             _check_hub(rest)
-        case "https":
+        case "http" | "https":
             _check_web(text)
         case "s3":
             bucket, _, prefix = rest.removesuffix("/").partition("/")
             if not re.fullmatch(_BUCKET, bucket):
                 raise problem(f"has no bucket's name: {quoted(bucket)}", f"write {FORMS['s3']}")
-            _refuse_marks(prefix)
             if prefix:
                 _refuse_parts(prefix)
-        case "http":
-            raise problem("must be https://, not http://: what is read when the lock is made has no checksum yet", _ANY)
         case _:
             raise problem(f"has an unknown scheme {quoted(scheme)}", _ANY)
 
@@ -78,11 +81,12 @@ def _without_scheme(text: str) -> PydanticCustomError:
 
 def _check_hub(rest: str) -> None:
     form = "write hf://OWNER/NAME, or hf://OWNER/NAME/FOLDER for a folder within"
-    address, at, revision = rest.partition("@")
-    if at:
-        raise problem("must not name a revision", f"write hf://{address}, and `revision: {revision}` beside it")
     owner, _, within = rest.partition("/")
     name, slash, folder = within.partition("/")
+    name, at, revision = name.partition("@")
+    if at:
+        mend = f"write hf://{owner}/{name}{slash}{folder}, and `revision: {revision}` beside it"
+        raise problem("must not name a revision", mend)
     if owner in _HUB_KINDS:
         raise problem(f"must name a model's repository, not one of the hub's {owner}", form)
     if not (_HUB_NAME.fullmatch(owner) and _HUB_NAME.fullmatch(name)):
@@ -92,23 +96,30 @@ def _check_hub(rest: str) -> None:
 
 
 def _check_web(text: str) -> None:
+    form = f"write {FORMS['https']}; a folder's ends in / and has a SHA256SUMS in it"
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise problem(f"is no address of the web: {error}", f"write {FORMS['https']}") from error
-    path = parts.path.strip("/")
-    if not host or not path:
-        raise problem("names no host" if not host else "names no file or folder of it", f"write {FORMS['https']}")
-    _refuse_marks(text)
+        raise problem(f"is no address of the web: {error}", form) from error
+    path = parts.path.removesuffix("/").removeprefix("/")
+    if not host or not parts.path.strip("/"):
+        raise problem("names no host" if not host else "names no file and no folder", form)
+    if parts.scheme == "http" and not _is_this_machine(host):
+        raise problem("must be https://, not http://: on the way anyone can read and change it", form)
+    if {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)} & SIGNING:
+        mend = "write the stable address that redirects to it; ~/.netrc holds logins"
+        raise problem("is signed: it is a secret, and it expires", mend)
+    if parts.fragment:
+        raise problem("must not have a fragment (#): no server sees it", "remove it")
     _refuse_parts(path)
 
 
-def _refuse_marks(text: str) -> None:
-    if "?" in text or "#" in text:
-        # A signed address: its signature is a secret, and ends before the lock does.
-        mend = "write it up to the ?: who reads the weights brings its own rights"
-        raise problem("must not have a query or a fragment", mend)
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _refuse_parts(path: str) -> None:

@@ -34,7 +34,10 @@ def mirrored(source: str, revision: str, mirrors: Mapping[str, str]) -> tuple[st
     if not fitting:
         return source, revision
     prefix = max(fitting, key=len)
-    address = (mirrors[prefix] + whole[len(prefix) :]).removesuffix("/")
+    address = mirrors[prefix] + whole[len(prefix) :]
+    # A hub's repository is a folder; of the web's addresses, a folder's ends in a slash.
+    if (_scheme(source), _scheme(address)) != ("hf", "https"):
+        address = address.removesuffix("/")
     return address, revision if _scheme(address) == _scheme(source) else ""
 
 

@@ -124,12 +124,10 @@ def refuse(
     `refuse_pickle`), `trusted` the files that the spec's author vouches for; None where no vouching helps, because
     the engine runs no code of the weights.
     """
-    found = list(check_names(files, where=where))
     mend = "" if trusted is None else _OR_VOUCH
-    for file in files:
-        if not _unsafe(file.path) and file.path not in (trusted or ()):
-            found += _runs_code(file.path, where, data_files, mend)
-    return tuple(found)
+    others = [file.path for file in files if file.path not in (trusted or ()) and not _unsafe(file.path)]
+    code = (problem for path in others for problem in _runs_code(path, where, data_files, mend))
+    return (*check_names(files, where=where), *code)
 
 
 def refuse_pickle(path: str, start: bytes, *, where: str) -> tuple[Problem, ...]:

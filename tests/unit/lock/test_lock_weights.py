@@ -1,27 +1,26 @@
 """What of the weights is locked, and what the lock refuses; the exact words are in tests/projects."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.compiled import description, write_engine
+from fakes.web import Status, Web
 
-from packager.command import run_command
 from packager.digest import sha256_hex
-from packager.errors import SpecError
-from packager.lock.tools import Tools
+from packager.errors import IntegrityError, LoadError, SpecError
 from packager.lock.weights import lock_adapters, lock_weights
 from packager.manifest import WeightsFile
 from packager.spec.load import SpecFile, load_spec
 from packager.store import Store
+from packager.weights.chunks import PieceHasher, encode_chunks, file_chunks
 
 MODEL = {"config.json": b"{}", "model.safetensors": b"S" * 10, "tokenizer.json": b"[]"}
 LORA = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"lora", "optimizer.pt": b"\x80", "README.md": b"x"}
 CODE = b"class Model: ...\n"
-
-
-@pytest.fixture
-def tools(tmp_path):
-    return Tools(store=Store(tmp_path / "cache"), run=run_command)
+GGUF = b"GGUF stand-in for weights"
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -38,6 +37,17 @@ def spec(folder: Path, weights: str, engine: str = "vllm") -> SpecFile:
 
 def locked(files: dict[str, bytes]) -> tuple[WeightsFile, ...]:
     return tuple(WeightsFile(name, len(data), sha256_hex(data)) for name, data in sorted(files.items()))
+
+
+def with_chunks(files: dict[str, bytes], *, known: tuple[str, ...] = ()) -> tuple[WeightsFile, ...]:
+    """As `locked`, with the digests of chunks but for the files whose sha256 the source knows."""
+    found = []
+    for one in locked(files):
+        pieces = PieceHasher()
+        pieces.update(files[one.path])
+        chunks = encode_chunks(file_chunks(pieces.finish()))
+        found.append(one if one.path in known else replace(one, chunks=chunks))
+    return tuple(found)
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
@@ -73,7 +83,7 @@ def test_what_is_fetched_on_load_is_not_kept(tmp_path, tools):
         f"  source: file://{tmp_path}/model\n  ship: on_load\n"
         f"  adapters: [{{name: tuned, source: 'file://{tmp_path}/lora'}}]\n",
     )
-    assert lock_weights(file, tools).files == locked(MODEL)
+    assert lock_weights(file, tools).files == with_chunks(MODEL)
     assert len(lock_adapters(file, tools)["tuned"].files) == 2
     assert not (tools.store.root / "sha256").exists()
 
@@ -124,3 +134,180 @@ def test_code_is_vouched_for_by_its_bytes_and_its_name(tmp_path, tools, sha256, 
 def test_a_configuration_below_the_top_is_no_configuration(tmp_path, tools):
     write(tmp_path / "model", MODEL | {"other/config.json": b'{"auto_map": {"A": "b.C"}}'})
     assert lock_weights(spec(tmp_path, "  source: file://model\n"), tools) is not None
+
+
+# From elsewhere. A model of the hub: what its large file storage has, it knows the sha256 of.
+
+LARGE = ("model.safetensors",)
+HUB = "  source: hf://ada/model\n"
+
+
+@pytest.mark.parametrize("ship", ["in_image", "on_load"])
+def test_a_repository_of_the_hub(tmp_path, tools, hub, ship):
+    commit = hub.add_repo("ada/model", MODEL | {".gitattributes": b"x"}, lfs=LARGE)
+    lock = lock_weights(spec(tmp_path, f"{HUB}  ship: {ship}\n"), tools)
+    assert (lock.source, lock.revision, lock.files) == ("hf://ada/model", commit, with_chunks(MODEL, known=LARGE))
+    # Small files are read once, the others not at all.
+    asked = [one.path.rpartition("/")[2] for one in hub.requests if "/resolve/" in one.path]
+    assert sorted(asked) == ["config.json", "tokenizer.json"]
+    assert hub.cdn.requests == []
+    assert {one.path for one in lock.files if tools.store.find(one.sha256, one.size)} == {*MODEL} - {*LARGE}
+
+
+def test_a_folder_of_a_repository(tmp_path, tools, hub):
+    hub.add_repo("ada/model", {f"sub/{name}": data for name, data in MODEL.items()} | {"README.md": b"x"}, lfs=LARGE)
+    lock = lock_weights(spec(tmp_path, "  source: hf://ada/model/sub\n"), tools)
+    assert [one.path for one in lock.files] == sorted(MODEL)
+
+
+def test_a_revision_is_pinned_to_its_commit(tmp_path, tools, hub):
+    old = hub.add_repo("ada/model", MODEL, lfs=LARGE)
+    hub.commit("ada/model", {"model.safetensors": b"T" * 10})
+    branch = hub.commit("ada/model", {"tokenizer.json": b"[1]"}, branch="next")
+    assert lock_weights(spec(tmp_path, f"{HUB}  revision: next\n"), tools).revision == branch
+    lock = lock_weights(spec(tmp_path, f"{HUB}  revision: {old}\n"), tools)
+    assert (lock.revision, lock.files) == (old, with_chunks(MODEL, known=LARGE))
+
+
+def test_adapters_of_the_hub(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=LARGE)
+    commit = hub.add_repo("ada/lora", {name: data for name, data in LORA.items() if name != "optimizer.pt"})
+    hub.commit("ada/lora", {"adapter_config.json": b"[]"})
+    adapters = f"[{{name: tuned, source: hf://ada/lora, revision: {commit}}}]"
+    lock = lock_adapters(spec(tmp_path, f"{HUB}  adapters: {adapters}\n"), tools)["tuned"]
+    assert (lock.source, lock.revision) == ("hf://ada/lora", commit)
+    assert lock.files == with_chunks(
+        {name: LORA[name] for name in ("adapter_config.json", "adapter_model.safetensors")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "what", "mend"),
+    [
+        (
+            f"{HUB}  revision: v9\n",
+            "the repository has no such revision: hf://ada/model",
+            "a branch, a tag or a commit",
+        ),
+        (
+            "  source: hf://ada/other\n",
+            "the hub has no such repository, or it is private and no token was sent: hf://ada/other",
+            "HF_TOKEN",
+        ),
+        ("  source: hf://ada/gated\n", "the repository is gated, and no token was sent: hf://ada/gated", "licence"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_at_its_place_in_the_spec(tmp_path, tools, hub, weights, what, mend):
+    hub.add_repo("ada/model", MODEL, lfs=LARGE)
+    hub.add_repo("ada/gated", MODEL, lfs=LARGE, gated=True, token="hf_adas")
+    with pytest.raises(LoadError) as caught:
+        lock_weights(spec(tmp_path, weights), tools)
+    (problem,) = caught.value.problems
+    assert (problem.what, mend in problem.mend) == (what, True)
+    assert problem.where.endswith("packager.yaml:4:11")
+
+
+def test_names_are_refused_before_anything_is_read(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL | {"README.md": b"x", "readme.md": b"x", "aux.json": b"x"}, lfs=LARGE)
+    with pytest.raises(SpecError) as caught:
+        lock_weights(spec(tmp_path, HUB), tools)
+    assert [problem.what.partition(":")[0] for problem in caught.value.problems] == [
+        "the weights list an unsafe path 'aux.json'",
+        "the weights list 'README.md' and 'readme.md'",
+    ]
+    assert not [one.path for one in hub.requests if "/resolve/" in one.path]
+    included = "  include: ['*.safetensors', config.json, tokenizer.json]\n"
+    assert lock_weights(spec(tmp_path, HUB + included), tools).files == with_chunks(MODEL, known=LARGE)
+
+
+def test_code_is_refused_before_anything_large_is_read(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL | {"pytorch_model.bin": b"\x80"}, lfs=("*.bin", *LARGE))
+    with pytest.raises(SpecError, match=r"pytorch_model\.bin is a pickle"):
+        lock_weights(spec(tmp_path, HUB), tools)
+    assert hub.cdn.requests == []
+
+
+def test_the_hub_that_fails_for_a_moment(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=LARGE)
+    faults = [Status(429, {"Retry-After": "0"})] * 2
+    hub.faults = lambda one: faults.pop() if "/resolve/" in one.path and faults else None
+    assert lock_weights(spec(tmp_path, HUB), tools).files == with_chunks(MODEL, known=LARGE)
+    assert faults == []
+
+
+def test_a_mirror_of_the_hub_is_locked_under_the_hubs_address(tmp_path, tools, monkeypatch):
+    write(tmp_path / "mirror/ada/model", MODEL)
+    monkeypatch.setenv("PACKAGER_WEIGHTS_MIRRORS", f"hf://=file://{tmp_path}/mirror")
+    lock = lock_weights(spec(tmp_path, f"{HUB}  revision: v1\n  ship: on_load\n"), tools)
+    assert (lock.source, lock.revision, lock.files) == ("hf://ada/model", "v1", with_chunks(MODEL))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_object_store(tmp_path, tools, s3, known):
+    for name, data in MODEL.items():
+        s3.put("models", f"team/{name}", data, **({"ChecksumAlgorithm": "SHA256"} if known else {}))
+    lock = lock_weights(spec(tmp_path, "  source: s3://models/team\n  ship: on_load\n"), tools)
+    assert (lock.source, lock.revision) == ("s3://models/team", "")
+    assert lock.files == with_chunks(MODEL, known=tuple(MODEL) if known else ())
+
+
+def test_a_file_of_the_web(tmp_path, tools):
+    with Web({"a/model.gguf": GGUF}) as web:
+        lock = lock_weights(spec(tmp_path, f"  source: {web.url}/a/model.gguf\n", "llama_cpp"), tools)
+        assert (lock.source, lock.files) == (f"{web.url}/a/model.gguf", with_chunks({"model.gguf": GGUF}))
+        assert [one.start for one in web.requests if one.method == "GET"] == [None]
+
+
+def test_a_folder_of_the_web_is_what_its_sums_list(tmp_path, tools):
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in MODEL.items())
+    files = {f"m/{name}": data for name, data in MODEL.items()}
+    with Web({**files, "m/SHA256SUMS": sums.encode(), "m/other": b"x"}) as web:
+        lock = lock_weights(spec(tmp_path, f"  source: {web.url}/m/\n"), tools)
+        assert lock.files == locked(MODEL)
+
+
+def test_sums_that_lie_of_what_was_judged(tmp_path, tools):
+    sums = f"{'ab' * 32}  config.json\n{'cd' * 32}  model.safetensors\n{'ef' * 32}  tokenizer.json\n"
+    with Web({**{f"m/{name}": data for name, data in MODEL.items()}, "m/SHA256SUMS": sums.encode()}) as web:
+        file = spec(tmp_path, f"  source: {web.url}/m/\n")
+        with pytest.raises(IntegrityError, match=r"config\.json is not what was read before") as caught:
+            lock_weights(file, tools)
+    assert caught.value.problems[0].where.endswith("packager.yaml:4:11")
+
+
+def test_the_same_lock_whatever_the_store_holds(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=LARGE)
+    file = spec(tmp_path, HUB)
+    first = lock_weights(file, tools)
+    assert lock_weights(file, tools) == first
+    for data in MODEL.values():
+        tools.store.put([data])
+    assert lock_weights(file, tools) == first
+    assert lock_weights(file, replace(tools, store=Store(tmp_path / "empty"))) == first
+
+
+def test_a_compiled_engine_that_nothing_describes(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL | {"rank0.engine": b"x"}, lfs=("*.engine", *LARGE))
+    with pytest.raises(SpecError, match=r"rank0\.engine is a compiled engine, and no engine\.json says") as caught:
+        lock_weights(spec(tmp_path, HUB), tools)
+    assert hub.cdn.requests == []
+    assert "packager engine describe" in caught.value.problems[0].mend
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_compiled_engine_brings_what_it_was_built_for(tmp_path, tools, right):
+    """What engine.json says of a file is held against its bytes, also where the source knows no digest."""
+    folder = write_engine(tmp_path / "model")
+    (folder / "model.gguf").write_bytes(GGUF)
+    described = description()
+    described["files"] = {
+        path.name: {"sha256": sha256_hex(path.read_bytes()) if right else "0" * 64, "size": path.stat().st_size}
+        for path in folder.iterdir()
+    }
+    (folder / "engine.json").write_text(json.dumps(described))
+    file = spec(tmp_path, "  source: file://model\n", "llama_cpp")
+    if right:
+        assert lock_weights(file, tools).compiled["gpu"]["sm"] == "8.0"
+        return
+    with pytest.raises(SpecError, match=r"engine\.json"):
+        lock_weights(file, tools)

@@ -259,8 +259,8 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
             "3:48 `serving.cors_origins[1]` must be an origin such as https://app.example.com, or *, not 'ftp://a' | ",
             "3:57 `serving.cors_origins[2]` must be an origin such as https://app.example.com, or *, not '*.a.example' | "]),
         # words
-        (ECHO + "quantization: int3", ["3:15 unknown quantization 'int3' | did you mean `int8`? it can be: none, int8, int4, fp8, awq, gptq, nf4"]),
-        (ECHO + "quantization: 8", ["3:15 `quantization` must be one of none, int8, int4, fp8, awq, gptq, nf4, not the number 8 | "]),
+        (ECHO + "quantization: int3", ["3:15 unknown quantization 'int3' | did you mean `int8`? it can be: none, int8, int4, fp8, awq, gptq, nf4, gguf"]),
+        (ECHO + "quantization: 8", ["3:15 `quantization` must be one of none, int8, int4, fp8, awq, gptq, nf4, gguf, not the number 8 | "]),
         ("name: x\nengine: {kind: llama_cpp, flash_attention: true}\nweights: {source: file://m}", [
             "2:44 `engine.flash_attention` must be one of auto, on, off, not the boolean true | "]),
         # weights

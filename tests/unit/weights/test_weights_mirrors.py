@@ -9,6 +9,7 @@ from packager.weights.source import SourceFile
 TABLE = parse_mirrors(
     "hf://mistralai=file:///mnt/mirror/mistralai, hf://mistralai/Mistral-7B=s3://fast/m7b/,"
     "https://models.example.com=s3://mirror/models, hf://team=hf://company, s3://=https://cache.example.com/s3,"
+    "hf://web=https://cache.example.com/hf,https://old.example.com=https://new.example.com/v2,"
     "file:///models/old=file:///models/new"
 )
 
@@ -22,6 +23,9 @@ TABLE = parse_mirrors(
         ("https://models.example.com/a/b.gguf", ("s3://mirror/models/a/b.gguf", "")),
         ("hf://team/model", ("hf://company/model", "c0ffee")),
         ("s3://bucket/key", ("https://cache.example.com/s3/bucket/key", "")),
+        ("hf://web/model", ("https://cache.example.com/hf/model/", "")),
+        ("https://old.example.com/model/", ("https://new.example.com/v2/model/", "c0ffee")),
+        ("https://old.example.com/a.gguf?x=y", ("https://new.example.com/v2/a.gguf?x=y", "c0ffee")),
         ("file:///models/old/a.gguf", ("file:///models/new/a.gguf", "c0ffee")),
         # Nothing of the table fits.
         ("hf://mistral/Other", ("hf://mistral/Other", "c0ffee")),

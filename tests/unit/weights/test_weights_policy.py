@@ -29,6 +29,7 @@ def problems(*paths):
 )
 def test_data_is_taken(path):
     assert problems(path) == []
+    assert check_names([SourceFile(path, 1)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_code_is_refused(path):
     ],
 )
 def test_paths_that_lead_astray_are_refused(path, why):
-    (problem,) = refuse([SourceFile(path, 1)], where="spec:1:1")
+    (problem,) = check_names([SourceFile(path, 1)], where="spec:1:1")
     assert problem.what.startswith("the weights list an unsafe path '")
     assert why in problem.what
     assert (problem.where, problem.what.isprintable()) == ("spec:1:1", True)
@@ -89,7 +90,7 @@ def test_paths_that_lead_astray_are_refused(path, why):
     ["auxiliary.json", "com10", "nul-model.gguf", "console.txt", "\u00fc" * 127, "/".join(["c" * 199] * 5), ".hidden"],
 )
 def test_names_that_only_look_like_it(path):
-    assert problems(path) == []
+    assert check_names([SourceFile(path, 1)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -133,12 +134,10 @@ def test_every_file_is_reported_with_its_place():
 
 def test_what_is_vouched_for_is_taken_but_no_path_that_leads_astray():
     files = [SourceFile(path, 1) for path in ("modeling_x.py", "extra.pt", "other.py", "../up.py")]
-    found = refuse(files, where="", trusted={"modeling_x.py", "extra.pt", "../up.py"})
-    assert [problem.what for problem in found] == [
-        "the weights list an unsafe path '../up.py': it has a part that is empty, `.` or `..`",
-        "other.py is code, not weights",
-    ]
-    assert "`weights.trusted_code`" in found[1].mend
+    names, code = refuse(files, where="", trusted={"modeling_x.py", "extra.pt", "../up.py"})
+    assert names.what.startswith("the weights list an unsafe path '../up.py'")
+    assert code.what == "other.py is code, not weights"
+    assert "`weights.trusted_code`" in code.mend
 
 
 def test_an_engine_that_runs_no_code_gets_no_advice_to_vouch():

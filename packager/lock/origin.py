@@ -1,0 +1,168 @@
+"""Weights at their source while they are locked: listed, judged, and hashed where the source knows no sha256."""
+
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+from ..digest import sha256_hex
+from ..errors import IntegrityError, LoadError, RangeError, TransferError
+from ..manifest import WeightsFile
+from ..weights.chunks import PieceHasher, encode_chunks, file_chunks
+from ..weights.file import FileSource
+from ..weights.identity import file_digest, remember_digest
+from ..weights.source import Reader, Source, SourceFile
+from .tools import Tools
+
+_SMALL = 4 << 20
+"""Bytes up to which a file that was judged is kept in memory until it is locked."""
+_TRIES = 5
+_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Seconds of rest after a transfer broke off: the first, doubled each time, and the most."""
+
+Read = TypeVar("Read")
+
+
+class Origin:
+    """A source of which the small files are read once: what was judged is what is locked.
+
+    It is its own reader, with one connection; for one thread. Leaving the `with` block closes it.
+    """
+
+    def __init__(self, source: Source, tools: Tools) -> None:
+        self._source, self._tools = source, tools
+        self._reader: Reader | None = None
+        self._seen: dict[str, bytes] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    @property
+    def uri(self) -> str:
+        return self._source.uri
+
+    @property
+    def revision(self) -> str:
+        return self._source.revision
+
+    def inventory(self) -> tuple[SourceFile, ...]:
+        return _persistently(self._source.inventory)
+
+    def connect(self) -> "Origin":
+        return self
+
+    def close(self) -> None:
+        """Nothing yet: the next reading takes the same connection."""
+
+    def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
+        if size > _SMALL:
+            yield self._whole(path, start, stop, size)
+            return
+        if path not in self._seen:
+            self._seen[path] = self._whole(path, 0, size, size)
+        yield self._seen[path][start:stop]
+
+    def lock(self, file: SourceFile, *, keep: bool) -> WeightsFile:
+        """The file with its sha256, and with its chunks' digests where its bytes have to be read anyway.
+
+        `keep` puts a local file into the store, where the package takes it from; of a remote one, only what has to be
+        read is. The same source gives the same, whatever the store holds. Raises LoadError, IntegrityError.
+        """
+        seen = self._seen.get(file.path)
+        if isinstance(self._source, FileSource):
+            locked = self._lock_local(file, self._source.locate(file.path), keep=keep)
+        elif file.sha256 is None:
+            locked = self._lock_remote(file, seen)
+        else:
+            locked = WeightsFile(file.path, file.size, file.sha256)
+        if seen is not None and sha256_hex(seen) != locked.sha256:
+            what = f"{file.path} is not what was read before: sha256 {sha256_hex(seen)[:12]}, then {locked.sha256[:12]}"
+            raise IntegrityError(what, where=self.uri, mend="lock again once nobody writes there any more")
+        return locked
+
+    def _lock_local(self, file: SourceFile, path: Path, *, keep: bool) -> WeightsFile:
+        if keep:
+            # Verified whole when the package is written, and when it is loaded: chunks would serve nobody.
+            sha256 = file_digest(path, self._tools.store, self._tools.on_bytes)
+            if self._tools.store.find(sha256, file.size) is None:
+                self._tools.store.add(path, sha256=sha256)
+            return WeightsFile(file.path, file.size, sha256)
+        hasher, pieces = hashlib.sha256(), PieceHasher()
+        for data in self._counted(file, pieces, self._stream(file.path, 0, file.size, file.size)):
+            hasher.update(data)
+        remember_digest(path, hasher.hexdigest(), self._tools.store)
+        return WeightsFile(file.path, file.size, hasher.hexdigest(), encode_chunks(file_chunks(pieces.finish())))
+
+    def _lock_remote(self, file: SourceFile, seen: bytes | None) -> WeightsFile:
+        """Read into the store, whole each time: the halves of two attempts may be of two versions."""
+
+        def read() -> WeightsFile:
+            pieces = PieceHasher()
+            parts = [seen] if seen is not None else self._stream(file.path, 0, file.size, file.size)
+            stored = self._tools.store.put(self._counted(file, pieces, parts), name=f"{self.uri}/{file.path}")
+            remember_digest(stored.path, stored.sha256, self._tools.store)
+            return WeightsFile(file.path, file.size, stored.sha256, encode_chunks(file_chunks(pieces.finish())))
+
+        return _persistently(read)
+
+    def _counted(self, file: SourceFile, pieces: PieceHasher, parts: Iterable[bytes]) -> Iterator[bytes]:
+        done = 0
+        for data in parts:
+            pieces.update(data)
+            done += len(data)
+            if self._tools.on_bytes is not None:
+                self._tools.on_bytes(f"read {file.path}", done, file.size)
+            yield data
+
+    def _whole(self, path: str, start: int, stop: int, size: int) -> bytes:
+        return _persistently(lambda: b"".join(self._stream(path, start, stop, size)))
+
+    def _stream(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        if self._reader is None:
+            self._reader = self._source.connect()
+        try:
+            yield from self._reader.read(path, start, stop, size)
+        except RangeError:
+            if start or stop == size:
+                raise
+            yield from _first(self._reader.read(path, 0, size, size), stop)
+
+
+def _first(parts: Generator[bytes], stop: int) -> Iterator[bytes]:
+    """The first `stop` bytes of a file that is to be had whole only; the rest stays where it is."""
+    with closing(parts):
+        for part in parts:
+            yield part[:stop]
+            stop -= len(part)
+            if stop <= 0:
+                return
+
+
+def _persistently(read: Callable[[], Read]) -> Read:
+    """What `read` gives, tried again where a transfer breaks off."""
+    pause = _PAUSE
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except TransferError as error:
+            rest = pause if error.retry_after is None else error.retry_after
+        time.sleep(min(rest, _LONGEST_PAUSE))
+        pause *= 2
+    return read()
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Says of weights that cannot be had where the spec asks for them."""
+    try:
+        yield
+    except (LoadError, IntegrityError) as error:
+        problem = error.problems[0]
+        what = f"{problem.what}: {problem.where}" if problem.where else problem.what
+        raise type(error)(what, where=where, mend=problem.mend) from error
