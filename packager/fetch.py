@@ -5,6 +5,7 @@ For init containers and image layers. `packager fetch` does the same on a host, 
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from .runtime.loading import Loading, following
 from .runtime.logs import event, log_to_stderr
 from .store import Store
 from .weights.leases import leased, names_of
-from .weights.load import fetch_weights
+from .weights.load import fetch_weights, lay_out
 from .weights.watch import SILENT, Watch
 
 
@@ -55,6 +56,9 @@ def fetch_package(manifest: Manifest, store: Store, watch: Watch = SILENT) -> Fe
     with leased(store, manifest.name, names):
         before = _inodes(parts, store)
         transferred = sum(fetch_weights(part, store, watch) for part in parts)
+        if os.access(store.root, os.W_OK):  # so that a load from a read-only mount of it needs no other folder
+            for part in parts:
+                lay_out(part, store)
         after = _inodes(parts, store)
         if names:
             store.remember("names", manifest.name, names)

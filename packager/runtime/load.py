@@ -15,6 +15,7 @@ from .engine import ASGI, Engine, EngineFacts, EngineSetup, HasNativeApp
 from .engines import open_engine
 from .loading import following
 from .logs import event
+from .machine import refuse_mismatch
 from .metrics import Metrics
 from .supervise import Supervisor
 from .threads import in_daemon_thread
@@ -38,9 +39,15 @@ def open_package(package: Path, store: Store | None = None) -> Supervisor:
 
 
 async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: Metrics) -> tuple[Engine, EngineFacts]:
-    """Make sure of the weights, then start the engine on them. Raises LoadError, FetchError or IntegrityError."""
+    """Make sure of the weights, then start the engine on them.
+
+    Raises MismatchError before anything is fetched where a compiled engine cannot run here, LoadError, FetchError or
+    IntegrityError.
+    """
     loading = metrics.loading
     with following(loading):
+        loading.phase("resolve")
+        await in_daemon_thread(lambda: refuse_mismatch(manifest))
         root = await in_daemon_thread(lambda: ensure_weights(manifest, package, store, watch=loading))
         adapters = await in_daemon_thread(lambda: ensure_adapters(manifest, package, store, watch=loading))
         setup = _setup(manifest, package, root, adapters)

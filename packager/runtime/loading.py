@@ -73,6 +73,8 @@ class Loading(Watch):
     def phase(self, name: str) -> None:
         """The phase `name` begins (none when it is empty), and the one before it is done: that is logged."""
         with self._lock:
+            if name == self._name:
+                return
             line = self._leave()
             self._enter(name)
         if line:

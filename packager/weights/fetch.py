@@ -233,6 +233,7 @@ class _Fetch:
             self._store.remember("chunks", job.file.sha256, encode_chunks(part.chunk_digests()))
         part.close(done=True)
         self._work.open(job, None)
+        self._watch.on_bytes(job.title, job.file.size, job.file.size)
 
     def _start_over(self, job: Job, part: Part, found: str) -> None:
         """Something in it is wrong, and nothing says what: once more from the beginning, then no more."""

@@ -82,7 +82,7 @@ def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) ->
         _each(lambda file: verify_file(root / file.path, file, store, watch.on_bytes), weights.files)
         return root
     fetch_weights(weights, store, watch)
-    return _tree(weights, store)
+    return lay_out(weights, store)
 
 
 def _missing(files: Sequence[WeightsFile], store: Store, watch: Watch) -> list[WeightsFile]:
@@ -112,7 +112,7 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
         raise _differs(path, f"sha256 {found[:12]}, the manifest says {file.sha256[:12]}")
 
 
-def _tree(weights: WeightsManifest, store: Store) -> Path:
+def lay_out(weights: WeightsManifest, store: Store) -> Path:
     """A folder with the files under their own names, as links into the store; made once, atomically.
 
     A store that cannot be written and has no such folder yet gets it beside the process's temporary files.
