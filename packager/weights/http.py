@@ -120,6 +120,7 @@ class HttpReader:
 
     def _require(self, exchange: Exchange, statuses: Collection[int]) -> None:
         if exchange.status not in statuses:
+            exchange.drop()
             raise self._refuse(exchange.status, exchange.headers, exchange.where)
 
     def _head_by_byte(self, path: str) -> Head:
@@ -169,7 +170,7 @@ def _redirected(place: Place, exchange: Exchange) -> Place:
     """Where a redirect leads. Credentials stay with the scheme, host and port that they were given for."""
     location = exchange.headers.get("location", "")
     # The header is bytes, which the library reads as Latin-1; what stands in an address unescaped is UTF-8.
-    url, _ = urldefrag(urljoin(place.url, quote(location.encode("latin-1"), safe=SAFE)))
+    url, _ = urldefrag(urljoin(place.url, quote(location.encode("latin-1"), safe=f"{SAFE}#")))
     mend = "give the address that it should lead to"
     if not location:
         raise LoadError("the place redirects to nowhere", where=exchange.where, mend=mend)

@@ -162,7 +162,8 @@ class Connections:
             connection.sock.settimeout(self._stall)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise _not_connected(error, origin, url) from error
+            # Without its frames: where a proxy refused, they hold the socket open.
+            raise _not_connected(error, origin, url) from error.with_traceback(None)
         except ValueError as error:  # a host name that cannot be one
             raise _no_address(url) from error
         return link
