@@ -25,7 +25,7 @@ from .logs import event
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
 """The distributions that bring `import tensorrt`; a vendor's image has the first alone."""
 _CUDA = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
-_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}")
 _MIB = 1 << 20
 _START = (
     "start the container with its GPUs (`--gpus all`; in Kubernetes `nvidia.com/gpu` in the limits) "
@@ -141,34 +141,50 @@ def _slices(nvml: Any, handle: Any) -> Iterator[Any]:
 def visible(devices: Sequence[Device], chosen: str | None, *, ordered: bool) -> tuple[Device, ...]:
     """The devices that CUDA shows a program; `chosen` is CUDA_VISIBLE_DEVICES, or None where it is not set.
 
-    What an unknown entry follows is not shown
-    (https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables). A program sees one MIG device
-    and then no GPU (https://docs.nvidia.com/datacenter/tesla/mig-user-guide/, CUDA Device Enumeration). `ordered` says
-    that CUDA counts as NVML does; otherwise the fastest GPU comes first, which only CUDA knows, and MismatchError is
-    raised when a number could mean one of several kinds.
+    A program sees one MIG device, and then no GPU beside it
+    (https://docs.nvidia.com/datacenter/tesla/mig-user-guide/, CUDA Device Enumeration). `ordered` says that CUDA counts
+    as NVML does; otherwise the fastest GPU comes first, which only CUDA knows, and MismatchError is raised where a
+    number could mean one of several kinds.
     """
-    seen: list[Device] = []
-    entries = [None] * len(devices) if chosen is None else [one.strip() for one in chosen.split(",")]
-    if not ordered and len({one.gpu for one in devices}) > 1 and any(one and _NUMBER.fullmatch(one) for one in entries):
+    if chosen is not None and _NUMBER.match(chosen) and not ordered and len({one.gpu for one in devices}) > 1:
         what = f"{environ.CUDA_VISIBLE_DEVICES.name}={chosen} can mean several GPUs: they differ on this machine"
         mend = f"name the GPU as `nvidia-smi -L` does (GPU-...), or set {environ.CUDA_DEVICE_ORDER.name}=PCI_BUS_ID"
         raise MismatchError(what, mend=mend)
-    for number, entry in enumerate(entries):
-        found = devices[number] if entry is None else _named(devices, entry)
-        if found is None or found in seen:
-            break
-        seen.append(found)
+    seen = devices if chosen is None else _chosen(devices, chosen.split(","))
     parts = [part for one in seen for part in (one.slices or ())]
     whole = [one for one in seen if one.slices is None]
     return tuple(parts[:1] or whole)
 
 
+def _chosen(devices: Sequence[Device], entries: Sequence[str]) -> list[Device]:
+    """What the entries of CUDA_VISIBLE_DEVICES name, read as driver 580 does (tests/gpu compares).
+
+    All are numbers or all are UUIDs, as the first is; what follows one that names nothing does not count, and nothing
+    is shown when a device is named twice.
+    """
+    read = _numbered if _NUMBER.match(entries[0]) else _named
+    seen: list[Device] = []
+    for entry in entries:
+        found = read(devices, entry)
+        if found is None:
+            break
+        if found in seen:
+            return []
+        seen.append(found)
+    return seen
+
+
+def _numbered(devices: Sequence[Device], entry: str) -> Device | None:
+    found = _NUMBER.match(entry)
+    number = int(found[0]) if found else -1
+    return devices[number] if 0 <= number < len(devices) else None
+
+
 def _named(devices: Sequence[Device], entry: str) -> Device | None:
-    """The device of a number or of a UUID, which may be cut short where it stays unique."""
-    if _NUMBER.fullmatch(entry):
-        return devices[int(entry)] if int(entry) < len(devices) else None
-    slices = [part for one in devices for part in (one.slices or ())]
-    fitting = [one for one in (*devices, *slices) if entry.startswith(("GPU-", "MIG-")) and one.uuid.startswith(entry)]
+    """The device of a UUID, which may be cut short where it stays unique."""
+    start = entry[:4] + entry[4:].rstrip().lower()
+    every = (*devices, *(part for one in devices for part in (one.slices or ())))
+    fitting = [one for one in every if start.startswith(("GPU-", "MIG-")) and one.uuid.startswith(start)]
     return fitting[0] if len(fitting) == 1 else None
 
 

@@ -91,7 +91,19 @@ def test_cuda_that_came_as_a_wheel(monkeypatch, tmp_path):
         ("-1", ""),
         ("NoDevFiles", ""),
         ("2,9,3", "H"),
-        ("2,2,3", "H"),
+        ("2,2,3", ""),
+        ("2,9,2", "H"),
+        ("2x,+3", "HO"),
+        ("-0", "A"),
+        ("2 3", "H"),
+        ("2,GPU-42ff", "H"),
+        ("GPU-42ff,2", "O"),
+        ("GPU-42ff ,GPU-4200", "OH"),
+        ("GPU-42ff, GPU-4200", "O"),
+        (" GPU-42ff", ""),
+        ("gpu-42ff", ""),
+        ("GPU-42FF", "O"),
+        ("GPU-42ff,GPU-42ff", ""),
         ("0,-1,1", "A"),
         ("GPU-42000000-4444", "H"),
         ("GPU-42f", "O"),
@@ -113,7 +125,7 @@ def test_what_cuda_is_told_to_show(monkeypatch, chosen, names):
     assert list(find_machine().gpus) == expected
 
 
-@pytest.mark.parametrize("chosen", ["1", "GPU-4200,0"])
+@pytest.mark.parametrize("chosen", ["1", " 0,1"])
 def test_a_number_that_could_mean_either_gpu(monkeypatch, chosen):
     install_nvml(monkeypatch, A10G, H200)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
