@@ -25,10 +25,13 @@ COMMANDS: Mapping[str, str] = {
     "build": "Build the package and the image of a spec.",
     "inspect": "Show what is in a package or an image.",
     "verify": "Compare an image with what its package says it is.",
+    "fetch": "Bring the weights that packages load into the store.",
+    "store": "List, verify and prune the store.",
     "serve": "Serve a package on this machine.",
     "bench": "Measure a server's first tokens, gaps and throughput.",
     "chat": "Talk to a served model or a package.",
     "push": "Push an image to a registry.",
+    "upload": "Upload weights or a compiled engine to the hub, an object store or a folder.",
     "engine": "Describe a compiled engine where it was compiled.",
 }
 """Each command's name and one line about it; `cli/NAME.py` has the rest in its `command`."""
