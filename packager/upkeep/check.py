@@ -3,16 +3,15 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..digest import CHUNK
 from ..store import Store
 from ..weights.identity import remember_digest
 from ..weights.leases import gate, living
-from .inventory import Item, users_of
+from .inventory import Item, open_aside, users_of
 
 OnBytes = Callable[[str, int, int], None]
 _TITLE = "files"
@@ -66,9 +65,10 @@ def _check(store: Store, item: Item, count: Callable[[int], None]) -> str:
     """Why the file is damaged, or an empty string."""
     path, hasher = store.path(item.sha256), hashlib.sha256()
     try:
-        for chunk in _read(path):
-            hasher.update(chunk)
-            count(len(chunk))
+        with open_aside(path) as file:
+            while chunk := file.read(CHUNK):
+                hasher.update(chunk)
+                count(len(chunk))
         found = hasher.hexdigest()
         remember_digest(path, found, store)
     except FileNotFoundError:
@@ -76,15 +76,3 @@ def _check(store: Store, item: Item, count: Callable[[int], None]) -> str:
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return "" if found == item.sha256 else f"its bytes have sha256 {found[:12]}"
-
-
-def _read(path: Path) -> Iterator[bytes]:
-    """The file's bytes. Reading them here is no use of the file: its time of access stays, where it is ours."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        descriptor = os.open(path, flags | getattr(os, "O_NOATIME", 0))
-    except PermissionError:  # of another user
-        descriptor = os.open(path, flags)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
