@@ -131,16 +131,18 @@ def test_the_one_that_fetched_is_killed_and_another_goes_on(tmp_path) -> None:
 def test_two_versions_at_the_source(tmp_path) -> None:
     """What was locked is killed half way; the source changes; the right version comes back: nothing is spliced."""
     files, other = wanted(chunks=False), bytes(reversed(BIG))
-    with Web(FILES | {"model.safetensors": other}, bytes_per_second=30e6) as web:
-        with Victim(files, f"{web.url}/", tmp_path / "store") as victim:
-            pid = victim.begin()
-            while web.sent < len(BIG) // 2:
-                time.sleep(0.005)
-            os.kill(pid, signal.SIGKILL)
-            victim.end()
-            web.files["model.safetensors"] = BIG
-            victim.begin()
-            assert victim.end() == 0
+    with (
+        Web(FILES | {"model.safetensors": other}, bytes_per_second=30e6) as web,
+        Victim(files, f"{web.url}/", tmp_path / "store") as victim,
+    ):
+        pid = victim.begin()
+        while web.sent < len(BIG) // 2:
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        victim.end()
+        web.files["model.safetensors"] = BIG
+        victim.begin()
+        assert victim.end() == 0
     store = Store(tmp_path / "store")
     assert_nothing_wrong(store)
     assert store.path(sha256_hex(BIG)).read_bytes() == BIG
@@ -148,8 +150,8 @@ def test_two_versions_at_the_source(tmp_path) -> None:
 
 def test_the_source_changed_for_good(tmp_path) -> None:
     files = [locked("model.safetensors", BIG)]
-    with Web({"model.safetensors": bytes(reversed(BIG))}) as web:
-        with Victim(files, f"{web.url}/", tmp_path / "store") as victim:
-            victim.begin()
-            assert victim.end() != 0
+    changed = {"model.safetensors": bytes(reversed(BIG))}
+    with Web(changed) as web, Victim(files, f"{web.url}/", tmp_path / "store") as victim:
+        victim.begin()
+        assert victim.end() != 0
     assert not any(path.is_file() for path in Path(tmp_path / "store/sha256").rglob("*"))
