@@ -36,7 +36,7 @@ def mirrored(source: str, revision: str, mirrors: Mapping[str, str]) -> tuple[st
     prefix = max(fitting, key=len)
     address = mirrors[prefix] + whole[len(prefix) :]
     # A hub's repository is a folder; of the web's addresses, a folder's ends in a slash.
-    if (_scheme(source), _scheme(address)) != ("hf", "https"):
+    if _scheme(source) != "hf" or _scheme(address) not in ("http", "https"):
         address = address.removesuffix("/")
     return address, revision if _scheme(address) == _scheme(source) else ""
 
@@ -60,7 +60,7 @@ def _wrong(ends: Sequence[str]) -> str:
     if len(ends) != 2:
         return "it has not one = in it"
     for end in ends:
-        if _scheme(end) not in SCHEMES:
+        if _scheme(end) not in (*SCHEMES, "http"):  # which is for this machine alone, as https.py says
             return f"an address starts with one of {', '.join(f'{name}://' for name in SCHEMES)}"
         if any(mark in end for mark in "@?#"):
             return "a prefix has no user, no query and no fragment"

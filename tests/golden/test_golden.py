@@ -31,6 +31,7 @@ from packager.package.read import read_package
 from packager.package.write import write_package
 from packager.spec.load import SpecFile, load_spec
 from packager.store import Store
+from packager.weights.chunks import PieceHasher, encode_chunks, file_chunks
 from packager.wheels.contest import find_contests
 from packager.wheels.read import read_wheel
 from packager.wheels.wheel import Wheel
@@ -41,6 +42,8 @@ WEIGHTS = b"GGUF stand-in for the weights\n" * 3
 FOLDERS = {
     "model": ("config.json", "model.safetensors", "modeling_own.py"),
     "lora": ("adapter_config.json", "adapter_model.safetensors"),
+    "hf://ada/model": ("config.json", "model.safetensors"),
+    "s3://models/lora": ("adapter_config.json", "adapter_model.safetensors"),
 }
 INGREDIENTS = Ingredients(
     templates={"model/model.py": b"# stand-in for truss_templates/model/model.py\n", "service.py": b"# stand-in\n"},
@@ -92,13 +95,16 @@ def make_lock(file: SpecFile, store: Store, folder: Path) -> Lock:
 
 
 def lock_files(source: str, store: Store) -> WeightsLock:
-    """Stand-ins for the file at `source`, or for the files of the folder there."""
-    name = source.removeprefix("file://")
+    """Stand-ins for the file at `source`, or for the files of the folder there; of the hub's, small ones were read."""
+    name, hub = source.removeprefix("file://"), source.startswith("hf://")
     found = []
     for path in FOLDERS.get(name, (name,)):
-        stored = store.put([WEIGHTS, path.encode()] if name in FOLDERS else [WEIGHTS])
-        found.append(WeightsFile(path, stored.size, stored.sha256))
-    return WeightsLock(source, "", tuple(found))
+        data, pieces = WEIGHTS + path.encode() if name in FOLDERS else WEIGHTS, PieceHasher()
+        stored = store.put([data])
+        if hub and path.endswith(".json"):
+            pieces.update(data)
+        found.append(WeightsFile(path, stored.size, stored.sha256, encode_chunks(file_chunks(pieces.finish()))))
+    return WeightsLock(source, "c0ffee" + "0" * 34 if hub else "", tuple(found))
 
 
 def lock_wheel(path: Path, store: Store) -> Wheel:

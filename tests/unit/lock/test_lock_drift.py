@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fakes.locks import VLLM, make_lock, make_spec
 
-from packager.lock.drift import Drift, drifted, lock_inputs
+from packager.lock.drift import Drift, drifted, lock_inputs, python_requirements
 
 LLAMA = {"weights": {"source": "file://model"}}
 BASE = {"base": {"kind": "registry", "image": "registry.example.com/team/base:1"}}
@@ -31,6 +31,7 @@ def test_a_lock_answers_the_spec_it_was_made_of(fields):
         ),
         ({"image": {"python_packages": ["pillow"]}}, {"image.python_packages"}),
         ({"weights": {"source": "file://other"}}, {"weights.source"}),
+        ({"weights": {"source": "hf://a/b"}}, {"weights.source"}),
         ({"weights": {"source": "file://model", "include": ["*.gguf"]}}, {"weights.include"}),
         ({"weights": {"source": "file://model", "file": "model.gguf"}}, {"weights.file"}),
     ],
@@ -52,6 +53,52 @@ def test_every_field_that_moved_is_named(changes, fields):
 def test_adapters_and_trusted_code_are_locked(weights, fields):
     lock = make_lock(make_spec(**VLLM))
     assert {one.field for one in drifted(lock, make_spec(**VLLM | {"weights": VLLM["weights"] | weights}))} == fields
+
+
+HUB = {
+    "engine": {"kind": "vllm"},
+    "weights": {
+        "source": "hf://a/b",
+        "revision": "v1",
+        "adapters": [{"name": "tuned", "source": "hf://c/d", "revision": "v2"}],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("weights", "fields"),
+    [
+        ({"revision": "v2"}, {"weights.revision"}),
+        ({"revision": None}, {"weights.revision"}),
+        ({"source": "hf://a/b/sub"}, {"weights.source"}),
+        ({"adapters": [{"name": "tuned", "source": "hf://c/d", "revision": "v3"}]}, {"weights.adapters"}),
+        ({"adapters": [{"name": "tuned", "source": "hf://c/d"}]}, {"weights.adapters"}),
+        ({"ship": "on_load"}, set()),
+    ],
+)
+def test_revisions_are_locked(weights, fields):
+    lock = make_lock(make_spec(**HUB))
+    assert drifted(lock, make_spec(**HUB)) == ()
+    assert {one.field for one in drifted(lock, make_spec(**HUB | {"weights": HUB["weights"] | weights}))} == fields
+
+
+@pytest.mark.parametrize(
+    ("source", "adapter", "ship", "needs"),
+    [
+        ("s3://bucket/a", "hf://c/d", "on_load", True),
+        ("hf://a/b", "s3://bucket/a", "on_load", True),
+        ("s3://bucket/a", "s3://bucket/b", "in_image", False),
+        ("hf://a/b", "https://a.example/c/", "on_load", False),
+        ("file:///a", "file:///b", "on_load", False),
+    ],
+)
+def test_what_the_container_needs_to_load_from_there(source, adapter, ship, needs):
+    """It is a requirement of the lock, so that a lock without it does not answer the spec."""
+    adapters = [{"name": "tuned", "source": adapter}]
+    spec = make_spec(engine={"kind": "vllm"}, weights={"source": source, "adapters": adapters, "ship": ship})
+    assert any(one.startswith("botocore") for one in python_requirements(spec)) is needs
+    other = make_spec(engine={"kind": "vllm"}, weights={"source": source, "adapters": adapters})
+    assert {one.field for one in drifted(make_lock(other), spec)} == ({"packager.requirements"} if needs else set())
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,20 @@
-"""Local weights under a lock: still what was locked, and in the store when they are shipped."""
+"""Weights under a lock: local ones are still what was locked, and what is shipped is in the store."""
+
+from dataclasses import replace
 
 import pytest
 from fakes.locks import make_lock
+from fakes.web import Flip, Status, Web
 
-from packager.command import run_command
 from packager.digest import sha256_hex
-from packager.errors import IntegrityError, LoadError
+from packager.errors import FetchError, IntegrityError, LoadError, PackageError
 from packager.lock.lockfile import WeightsLock
-from packager.lock.sources import check_sources
-from packager.lock.tools import Tools
+from packager.lock.sources import check_sources, fetch_sources
+from packager.lock.weights import lock_adapters, lock_weights
 from packager.manifest import WeightsFile
 from packager.spec.load import load_spec
-from packager.store import Store
 
 CONTENT = {"model/a.gguf": b"GGUF a", "model/sub/b.json": b"{}"}
-
-
-@pytest.fixture
-def tools(tmp_path):
-    return Tools(store=Store(tmp_path / "cache"), run=run_command)
 
 
 def locked(tmp_path, *, source="file://model", ship="in_image"):
@@ -115,3 +111,126 @@ def test_adapters_are_looked_after_like_weights(tmp_path, tools):
     with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors changed since it was locked") as caught:
         check_sources(lock, file, tools)
     assert caught.value.problems[0].where.endswith("packager.yaml:6:29")
+
+
+# From elsewhere.
+
+MODEL = {"config.json": b"{}", "model.safetensors": b"S" * 3_000_000, "tokenizer.json": b"[]"}
+LORA = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"lora"}
+
+
+def remote(tmp_path, tools, weights="  source: hf://ada/model\n"):
+    """A spec of weights elsewhere, and the lock of them as they are now."""
+    (tmp_path / "packager.yaml").write_text(f"name: hello\nengine: {{kind: vllm}}\nweights:\n{weights}")
+    file = load_spec(tmp_path)
+    return file, make_lock(file.spec, weights=lock_weights(file, tools), adapters=lock_adapters(file, tools))
+
+
+def has(tools, files):
+    return {name for name, data in files.items() if tools.store.find(sha256_hex(data), len(data))}
+
+
+def test_what_ships_is_brought_into_the_store(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    hub.add_repo("ada/lora", LORA, lfs=("*.safetensors",))
+    seen = []
+    tools = replace(tools, on_bytes=lambda *told: seen.append(told), stage=seen.append)
+    adapters = "  adapters: [{name: tuned, source: hf://ada/lora}]\n"
+    file, lock = remote(tmp_path, tools, f"  source: hf://ada/model\n{adapters}")
+    check_sources(lock, file, tools)
+    assert (has(tools, MODEL), has(tools, LORA)) == ({"config.json", "tokenizer.json"}, {"adapter_config.json"})
+    fetch_sources(lock, file, tools)
+    assert (has(tools, MODEL), has(tools, LORA)) == ({*MODEL}, {*LORA})
+    assert "weights: 1 files, 3 MB" in seen
+    assert ("fetch model.safetensors", 3_000_000, 3_000_000) in seen
+
+
+def test_what_is_there_is_not_asked_for(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    fetch_sources(lock, file, tools)
+    hub.requests.clear()
+    fetch_sources(lock, file, replace(tools, offline=True))
+    check_sources(lock, file, replace(tools, offline=True))
+    assert hub.requests == []
+
+
+def test_a_branch_that_moved_on_is_no_matter(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    hub.commit("ada/model", {"model.safetensors": b"T" * 3_000_000, "config.json": None})
+    tools.store.path(lock.weights.files[0].sha256).unlink()
+    fetch_sources(lock, file, tools)
+    assert has(tools, MODEL) == {*MODEL}
+
+
+def test_what_the_container_loads_is_not_fetched(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools, "  source: hf://ada/model\n  ship: on_load\n")
+    fetch_sources(lock, file, tools)
+    assert hub.cdn.requests == []
+
+
+def test_offline_says_what_is_missing_and_what_to_do(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    hub.requests.clear()
+    with pytest.raises(FetchError) as caught:
+        fetch_sources(lock, file, replace(tools, offline=True))
+    (problem,) = caught.value.problems
+    assert problem.what == "offline, and the store lacks 1 weights files (3.0 MB): model.safetensors"
+    assert problem.where.endswith("packager.yaml:4:11")
+    assert all(name in problem.mend for name in ("PACKAGER_CACHE", "PACKAGER_WEIGHTS_MIRRORS"))
+    assert (hub.requests, hub.cdn.requests) == ([], [])
+
+
+def test_offline_a_mirror_on_a_disk_will_do(tmp_path, tools, hub, monkeypatch):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    for name, data in MODEL.items():
+        (tmp_path / "mirror/model").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mirror/model" / name).write_bytes(data)
+    monkeypatch.setenv("PACKAGER_WEIGHTS_MIRRORS", f"hf://ada=file://{tmp_path}/mirror")
+    fetch_sources(lock, file, replace(tools, offline=True))
+    assert has(tools, MODEL) == {*MODEL}
+
+
+def test_a_mirror_is_not_trusted(tmp_path, tools, hub, monkeypatch):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    with Web({"m/model/model.safetensors": MODEL["model.safetensors"]}) as web:
+        web.faults = lambda _: Flip(7)
+        monkeypatch.setenv("PACKAGER_WEIGHTS_MIRRORS", f"hf://ada={web.url}/m")
+        with pytest.raises(IntegrityError) as caught:
+            fetch_sources(lock, file, tools)
+    assert caught.value.problems[0].where.endswith("packager.yaml:4:11")
+    assert "model.safetensors" not in has(tools, MODEL)
+
+
+def test_what_is_gone_upstream_is_said_at_its_place(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    hub.faults = lambda _: Status(404)
+    with pytest.raises(LoadError) as caught:
+        fetch_sources(lock, file, tools)
+    assert caught.value.problems[0].where.endswith("packager.yaml:4:11")
+
+
+def test_names_of_a_lock_that_somebody_else_wrote(tmp_path, tools, hub):
+    hub.add_repo("ada/model", MODEL, lfs=("*.safetensors",))
+    file, lock = remote(tmp_path, tools)
+    bad = replace(lock, weights=replace(lock.weights, files=(WeightsFile("../up", 1, "ab" * 32),)))
+    hub.requests.clear()
+    with pytest.raises(PackageError, match=r"unsafe path '\.\./up'"):
+        fetch_sources(bad, file, tools)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_object_store(tmp_path, tools, s3, known):
+    for name, data in MODEL.items():
+        s3.put("models", f"team/{name}", data, **({"ChecksumAlgorithm": "SHA256"} if known else {}))
+    file, lock = remote(tmp_path, tools, "  source: s3://models/team\n")
+    assert has(tools, MODEL) == (set() if known else {*MODEL})
+    fetch_sources(lock, file, tools)
+    assert has(tools, MODEL) == {*MODEL}
