@@ -62,10 +62,12 @@ def list_command(console: Console, *, folder: Path | None, sort: str, as_json: b
     for part in stock.parts:
         console.result(_part_line(part))
     for lease in stock.leases:
-        what = "everything" if lease.files is None else f"{len(lease.files)} files"
+        what = "everything" if lease.files is None else _count(len(lease.files), "file")
         console.result(f"in use: {what} by {shown(lease)} since {_moment(lease.since)}")
     total = sum(item.size for item in stock.items)
-    console.result(f"{len(stock.items)} files, {total:,} bytes, in {store.root}; {stock.free:,} bytes are free there")
+    console.result(
+        f"{_count(len(stock.items), 'file')}, {total:,} bytes, in {store.root}; {stock.free:,} bytes are free there"
+    )
 
 
 @command.command("verify")
@@ -96,7 +98,7 @@ def verify_command(console: Console, *, folder: Path | None, remove: bool, as_js
             [Problem(_damage(one), str(store.path(one.item.sha256)), _mend(one)) for one in damaged]
         )
     if not as_json:
-        console.result(f"{len(items)} files, {total:,} bytes: all intact")
+        console.result(f"{_count(len(items), 'file')}, {total:,} bytes: all intact")
 
 
 @command.command("prune")
@@ -179,14 +181,19 @@ def _mend(one: "Damaged") -> str:
 
 
 def _sum(pruned: "Pruned", *, dry_run: bool) -> str:
-    besides = {
-        "unfinished fetches": len(pruned.parts),
-        "trees": pruned.trees,
-        "memos": pruned.memos,
-        "temporary files": pruned.temporary,
-    }
-    more = "".join(f", {count} {name}" for name, count in besides.items() if count)
-    return f"{'would free' if dry_run else 'freed'} {pruned.size:,} bytes: {len(pruned.items)} files{more}"
+    besides = (
+        _count(len(pruned.parts), "unfinished part"),
+        _count(pruned.trees, "tree"),
+        _count(pruned.memos, "memo"),
+        _count(pruned.temporary, "temporary file"),
+    )
+    files = _count(len(pruned.items), "file")
+    more = "".join(f", {one}" for one in besides if not one.startswith("0 "))
+    return f"{'would free' if dry_run else 'freed'} {pruned.size:,} bytes: {files}{more}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _values(store: "Store", stock: "Inventory") -> dict[str, Any]:
