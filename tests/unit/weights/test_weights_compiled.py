@@ -1,7 +1,9 @@
 """engine.json: what it may say, and on which machines what it describes may run."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes.compiled import description, put
@@ -52,6 +54,22 @@ def test_bytes_there_and_back():
     assert read_build(build.to_bytes()) == build
     assert json.loads(build.to_bytes()) == description(2) == build.to_value()
     assert parse_build(build.to_value()) == build
+
+
+def test_the_reference_page_names_every_key():
+    page = (Path(__file__).parents[3] / "docs/reference/engine-json.md").read_text()
+    keys = {key for row in re.findall(r"^\| (`.*?) \| ", page, re.MULTILINE) for key in re.findall(r"`(.*?)`", row)}
+    value = description()
+    value["files"] = {"NAME": value["files"]["config.json"]}
+    assert keys == set(_paths(value))
+
+
+def _paths(value, place=""):
+    for key, one in value.items():
+        if isinstance(one, dict):
+            yield from _paths(one, f"{place}{key}.")
+        else:
+            yield place + key
 
 
 @pytest.mark.parametrize("name", ["image", "source_model", "tokenizer_sha256"])
