@@ -1,12 +1,19 @@
 """The page at /chat, in a real browser against a real server."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.engines import HeldEngine
 from fakes.machine import missing
-from fakes.serving import thread_server, wait_until
+from fakes.serving import ThreadServer, make_manifest, thread_server, wait_until
+
+from packager.errors import EngineError
+from packager.runtime.engine import Delta, Usage
+from packager.runtime.metrics import Metrics
+from packager.runtime.supervise import Supervisor
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
@@ -28,11 +35,11 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def open_page(browser, tmp_path: Path):
-    """Open the page of a server with these echo options; gives the page and the server."""
+    """Open the page of a server with this engine, or the echo engine with these options; gives the page and the server."""
     open_ones = []
 
-    def open_page(width: int = 1100, **options):
-        server = thread_server(tmp_path, **options)
+    def open_page(width: int = 1100, engine: HeldEngine | None = None, **options):
+        server = thread_server(tmp_path, **options) if engine is None else ThreadServer(supervisor_of(engine))
         server.__enter__()
         server.wait_ready()
         page = browser.new_page(viewport={"width": width, "height": 760})
@@ -57,16 +64,33 @@ def ask(page, text: str = WORDS) -> None:
     page.get_by_label("Message").press("Enter")
 
 
+def supervisor_of(engine: HeldEngine) -> Supervisor:
+    async def loader():
+        return engine, await engine.start()
+
+    return Supervisor(make_manifest(), loader, Metrics())
+
+
+def give(server: ThreadServer, engine: HeldEngine, *items: Delta | Exception | None) -> None:
+    """Have the engine go on with the one request that is open: it does nothing by itself, however slow the browser is."""
+    wait_until(lambda: len(engine.tokens) == 1, "the request has come")
+    server.call_soon(lambda: engine.give(*engine.tokens, *items))
+
+
+def wait_for_answer(page, text: str) -> None:
+    page.locator(".turn.assistant .text", has_text=re.compile(f"^{text}$")).wait_for()
+
+
 def test_an_answer_streams_and_says_how_fast(open_page) -> None:
-    page, _ = open_page(delay_ms=30)
+    page, server = open_page(engine=(engine := HeldEngine()))
     ask(page)
-    answer = page.locator(".turn.assistant .text")
-    page.wait_for_function("() => /one two/.test(document.querySelector('.turn.assistant .text').textContent)")
-    assert answer.text_content() != WORDS  # it is shown while it comes
+    give(server, engine, Delta("one", 1), Delta(" two", 1))
+    wait_for_answer(page, "one two")  # it is shown while it comes
+    give(server, engine, Delta(" three", 1), Delta("", 0, "stop", Usage(2, 3)), None)
     page.get_by_role("button", name="Send").wait_for()
-    assert answer.text_content() == WORDS
+    wait_for_answer(page, "one two three")
     foot = page.locator(".turn.assistant .foot").text_content()
-    assert foot.startswith("10 tokens · ")
+    assert foot.startswith("3 tokens · ")
     assert "tokens/s" in foot
     assert "first after" in foot
 
@@ -89,22 +113,27 @@ def test_the_conversation_and_the_settings_are_sent(open_page) -> None:
 
 
 def test_stop_frees_the_slot_and_keeps_what_came(open_page) -> None:
-    page, server = open_page(delay_ms=200)
+    page, server = open_page(engine=(engine := HeldEngine()))
     ask(page)
-    page.wait_for_function("() => /one/.test(document.querySelector('.turn.assistant .text').textContent)")
+    give(server, engine, Delta("one", 1))
+    wait_for_answer(page, "one")
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Send").wait_for()
     wait_until(lambda: server.supervisor.metrics.running == 0, "the slot is free")
     assert "stopped" in page.locator(".turn.assistant .foot").text_content()
+    wait_for_answer(page, "one")
 
 
 def test_a_stream_that_breaks_off_says_so(open_page) -> None:
-    page, _ = open_page(fail_after=3, delay_ms=100)
+    page, server = open_page(engine=(engine := HeldEngine()))
     ask(page)
+    give(server, engine, Delta("one", 1), Delta(" two", 1))
+    wait_for_answer(page, "one two")
+    give(server, engine, EngineError("broken"))
     error = page.locator(".turn.assistant .error")
     error.wait_for()
     assert "not complete" in error.text_content()
-    assert page.locator(".turn.assistant .text").text_content().startswith("one two")
+    wait_for_answer(page, "one two")
 
 
 def test_a_refusal_is_shown(open_page) -> None:
