@@ -11,7 +11,10 @@ from fakes.nvml import A10G, A100, ERRORS, H200, FakeGpu, FakeSlice, Nvml, insta
 
 from packager.errors import MismatchError, PackageError
 from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
+from packager.runtime.load import load_engine
 from packager.runtime.machine import find_machine, refuse_mismatch
+from packager.runtime.metrics import Metrics
+from packager.store import Store
 from packager.weights.compiled import Gpu
 
 SLICES = (FakeSlice("MIG-aaaa-1", "NVIDIA H200 MIG 1g.18gb", 18000), None, FakeSlice("MIG-bbbb-2", "NVIDIA H200 MIG 3g.71gb", 71000))  # fmt: skip
@@ -233,6 +236,13 @@ def test_everything_that_differs_is_said_at_once(monkeypatch):
     expected = ["files", "mapping.world_size", "gpu.sm", "gpu.memory_mib", "tensorrt", "tensorrt_llm", "os", "cuda"]
     assert fields == expected
     assert all(problem.mend for problem in caught.value.problems)
+
+
+async def test_nothing_is_fetched_before(monkeypatch, tmp_path):
+    install_nvml(monkeypatch, A10G)
+    with pytest.raises(MismatchError):  # and not that file://nowhere has no weights
+        await load_engine(packaged(), tmp_path, Store(tmp_path / "store"), Metrics())
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_file_that_is_not_the_one_described(monkeypatch):
