@@ -46,25 +46,36 @@ def command(console: Console, packages: tuple[str, ...], *, folder: Path | None,
 
 def _manifest(named: str) -> "Manifest":
     """What the package or the locked spec of this name loads. Raises PackageError, SpecError or DriftError."""
-    from ..catalog import find
     from ..manifest import MANIFEST_PATH, read_manifest
+    from ..spec.load import SPEC_NAME
 
-    for folder in (Path(named), *([] if Path(named).exists() else [Path("dist") / named])):
+    path = Path(named)
+    is_spec = path.is_file() or (path / SPEC_NAME).is_file()
+    for folder in (path, *([] if is_spec else [Path("dist") / named])):
         if (folder / MANIFEST_PATH).is_file():
             return read_manifest(folder)
+    return _locked(_find(named))
+
+
+def _find(named: str) -> Path:
+    from ..catalog import find
     from ..errors import PackageError, SpecError
+    from ..manifest import MANIFEST_PATH
+
+    try:
+        return find(named)
+    except SpecError as error:
+        built = sorted(path.name for path in Path("dist").glob("*") if (path / MANIFEST_PATH).is_file())
+        mend = f"dist has {', '.join(built)}" if built else "build it with `packager build`, or give its folder"
+        raise PackageError("no package, spec or catalog entry has this name", where=named, mend=mend) from error
+
+
+def _locked(spec: Path) -> "Manifest":
     from ..lock.keep import check_lock, read_lock
     from ..package.plan import make_manifest
     from ..spec.load import load_spec
 
-    try:
-        file = load_spec(find(named))
-    except SpecError as error:
-        if Path(named).exists():
-            raise
-        built = sorted(path.name for path in Path("dist").glob("*") if (path / MANIFEST_PATH).is_file())
-        mend = f"dist has {', '.join(built)}" if built else "build it with `packager build`, or give its folder"
-        raise PackageError("no package, spec or catalog entry has this name", where=named, mend=mend) from error
+    file = load_spec(spec)
     check_lock(file)
     lock = read_lock(file)
     if lock is None:

@@ -61,7 +61,8 @@ class FileSource:
                     start += len(piece)
                     yield piece
         except OSError as error:
-            raise LoadError(f"the weights cannot be read: {error.strerror}", where=str(target)) from error
+            mend = "restore the file, or bring a store that has it (PACKAGER_CACHE)"
+            raise LoadError(f"the weights cannot be read: {error.strerror}", where=str(target), mend=mend) from error
         if start < stop:
             raise LoadError(f"the file ended at byte {start} of {size}", where=str(target), mend="restore the file")
 
