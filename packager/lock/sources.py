@@ -48,7 +48,7 @@ def fetch_sources(lock: Lock, file: SpecFile, tools: Tools) -> None:
         if lacking and tools.offline and not isinstance(source, FileSource):
             raise _offline(lacking, where)
         if lacking:
-            tools.stage(f"weights: {len(lacking)} files, {sum(one.size for one in lacking) / 1e6:,.0f} MB")
+            tools.stage(f"weights: {_counted(lacking)}")
         with at(where):
             fetch_files([Wanted(one, source) for one in lacking], tools.store, _Told(tools))
 
@@ -109,13 +109,16 @@ def _keep(path: Path, locked: WeightsFile, where: str, tools: Tools) -> None:
 def _offline(lacking: list[WeightsFile], where: str) -> FetchError:
     named = ", ".join(one.path for one in lacking[:_NAMED])
     more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-    megabytes = sum(one.size for one in lacking) / 1e6
-    what = f"offline, and the store lacks {len(lacking)} weights files ({megabytes:,.1f} MB): {named}{more}"
+    what = f"offline, and the store lacks weights ({_counted(lacking)}): {named}{more}"
     mend = (
         "build once where the network is, and bring that store here (PACKAGER_CACHE); "
         "or say where a copy lies: PACKAGER_WEIGHTS_MIRRORS"
     )
     return FetchError(what, where=where, mend=mend)
+
+
+def _counted(files: list[WeightsFile]) -> str:
+    return f"{len(files)} file{'s' * (len(files) > 1)}, {sum(one.size for one in files) / 1e6:,.1f} MB"
 
 
 class _Told(Watch):

@@ -2,8 +2,8 @@
 
 `command.txt` holds the arguments (default: `schema --check CASE`); they are run in a folder that holds a copy of the
 case, so paths in messages are relative. `prepare.txt` names what is done to that folder first, one of PREPARATIONS a
-line. `{registry}` stands for the address of a registry on loopback, `{folder}` for the folder of the test; nothing
-else is masked. `pytest --update-golden` rewrites the expected files: read the diff.
+line. `{registry}` and `{hub}` stand for addresses of a registry and a hub on loopback, `{folder}` for the folder of the
+test; nothing else is masked. `pytest --update-golden` rewrites the expected files: read the diff.
 """
 
 import io
@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from fakes.bases import make_base
 from fakes.debs import describe, make_deb
+from fakes.hub import Hub
 from fakes.registry import FakeRegistry, Fault
 from fakes.wheels import make_wheel
 from packaging.requirements import Requirement
@@ -51,6 +52,7 @@ class Bench:
     patch: pytest.MonkeyPatch
     stack: ExitStack
     registry: str = ""
+    hub: str = ""
 
     def packager(self, *arguments: str) -> None:
         assert main([*arguments]) == 0, arguments
@@ -159,6 +161,31 @@ def mirror_at_registry(bench: Bench) -> None:
     bench.patch.setenv("PACKAGER_REGISTRY_MIRRORS", f"registry.example.com={bench.registry}")
 
 
+def hub(bench: Bench) -> None:
+    """A hub with a few repositories; nobody has logged in."""
+    served = bench.stack.enter_context(Hub())
+    model = {"config.json": b"{}", "model.safetensors": b"S" * 3_000_000}
+    served.add_repo("ada/model", model, lfs=("*.safetensors",))
+    served.add_repo("ada/gated", model, gated=True, token="hf_adas")
+    names = ("README.md", "readme.md", "aux.json", "a:b.json", "../up.json", "x" * 256, "sub", "sub/x.json")
+    served.add_repo("ada/odd", model | dict.fromkeys(names, b"{}"))
+    served.add_repo("ada/pickles", {"config.json": b"{}", "pytorch_model.bin": b"\x80"}, lfs=("*.bin",))
+    bench.hub = served.url
+    for name, value in {"HF_ENDPOINT": served.url, "HF_HOME": str(bench.folder / "hf")}.items():
+        bench.patch.setenv(name, value)
+
+
+def bad_mirror(bench: Bench) -> None:
+    bench.patch.setenv("PACKAGER_WEIGHTS_MIRRORS", "hf://team=file:///mnt/mirror/team, hf://ada=/mnt/mirror/ada")
+
+
+def mirror_of_the_hub(bench: Bench) -> None:
+    copy = bench.folder / "mirror" / "model"
+    copy.mkdir(parents=True)
+    (copy / "model.safetensors").write_bytes(b"T" * 3_000_000)
+    bench.patch.setenv("PACKAGER_WEIGHTS_MIRRORS", f"hf://ada=file://{copy.parent}")
+
+
 PREPARATIONS: Mapping[str, Callable[[Bench], None]] = {
     prepare.__name__.replace("_", " "): prepare
     for prepare in (
@@ -179,6 +206,9 @@ PREPARATIONS: Mapping[str, Callable[[Bench], None]] = {
         registry_wants_login,
         registry_forbids,
         mirror_at_registry,
+        hub,
+        bad_mirror,
+        mirror_of_the_hub,
     )
 }
 
@@ -186,9 +216,9 @@ PREPARATIONS: Mapping[str, Callable[[Bench], None]] = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path / "cache"))
-    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_", "PACKAGER_DEBIAN", "PACKAGER_REG"))]:
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_", "HF_", "PACKAGER_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
@@ -228,6 +258,7 @@ def test_project(case, bench, capfd, update_golden):
     said = capfd.readouterr()
     text = said.err.replace(str(bench.folder), "{folder}")
     text = text.replace(bench.registry, "{registry}") if bench.registry else text
+    text = text.replace(bench.hub, "{hub}") if bench.hub else text
     expected = PROJECTS / case / "expected.txt"
     if update_golden:
         expected.write_text(text)

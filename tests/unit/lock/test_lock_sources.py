@@ -141,7 +141,7 @@ def test_what_ships_is_brought_into_the_store(tmp_path, tools, hub):
     assert (has(tools, MODEL), has(tools, LORA)) == ({"config.json", "tokenizer.json"}, {"adapter_config.json"})
     fetch_sources(lock, file, tools)
     assert (has(tools, MODEL), has(tools, LORA)) == ({*MODEL}, {*LORA})
-    assert "weights: 1 files, 3 MB" in seen
+    assert "weights: 1 file, 3.0 MB" in seen
     assert ("fetch model.safetensors", 3_000_000, 3_000_000) in seen
 
 
@@ -178,7 +178,7 @@ def test_offline_says_what_is_missing_and_what_to_do(tmp_path, tools, hub):
     with pytest.raises(FetchError) as caught:
         fetch_sources(lock, file, replace(tools, offline=True))
     (problem,) = caught.value.problems
-    assert problem.what == "offline, and the store lacks 1 weights files (3.0 MB): model.safetensors"
+    assert problem.what == "offline, and the store lacks weights (1 file, 3.0 MB): model.safetensors"
     assert problem.where.endswith("packager.yaml:4:11")
     assert all(name in problem.mend for name in ("PACKAGER_CACHE", "PACKAGER_WEIGHTS_MIRRORS"))
     assert (hub.requests, hub.cdn.requests) == ([], [])
