@@ -175,7 +175,8 @@ def recipe_lines(recipe: Recipe, record: Record) -> Iterator[str]:
         dropped = ", ".join(f"`{name}` {last}" for name, last in record.removed.items())
         yield from ("", f"Dropped, each with the last version that had it: {dropped}.")
     packages = "; ".join(f"`{name}`: {why}" for name, why in recipe.system_packages.items())
-    yield from ("", f"Debian packages on a `debian` base: {packages}.")
+    more = "; ".join(f"`{name}`: {why}" for name, why in recipe.cpu_system_packages.items())
+    yield from ("", f"Debian packages on a `debian` base: {packages}.{f' Without a GPU also {more}.' if more else ''}")
 
 
 def format_lines(recipe: Recipe) -> Iterator[str]:

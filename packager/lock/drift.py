@@ -98,8 +98,8 @@ def python_overrides(spec: ModelSpec) -> tuple[str, ...]:
 
 def system_packages(spec: ModelSpec) -> tuple[str, ...]:
     """Every Debian package that a `debian` base must hold, sorted."""
-    recipe = RECIPES[spec.engine.kind]
-    return tuple(sorted({*SYSTEM_PACKAGES, *recipe.system_packages, *spec.image.system_packages}))
+    engine = RECIPES[spec.engine.kind].debian_packages(gpu=spec.hardware.gpu is not None)
+    return tuple(sorted({*SYSTEM_PACKAGES, *engine, *spec.image.system_packages}))
 
 
 def engine_version(spec: ModelSpec) -> str:

@@ -66,7 +66,8 @@ def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[st
 
 def system_packages(spec: ModelSpec) -> list[str]:
     """The Debian packages that the engine and the spec's author ask for, beside what every base has."""
-    return sorted({*RECIPES[spec.engine.kind].system_packages, *spec.image.system_packages})
+    engine = RECIPES[spec.engine.kind].debian_packages(gpu=spec.hardware.gpu is not None)
+    return sorted({*engine, *spec.image.system_packages})
 
 
 def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:

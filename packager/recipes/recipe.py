@@ -69,7 +69,8 @@ class Recipe:
     `own_code` says that it can run code which the weights bring, `adapters` that it serves LoRA adapters,
     `native` that it brings an OpenAI server of its own (`serving.api: native`).
     `most_requests` is how many requests the engine can run at once, where it has a limit.
-    `system_packages` are Debian packages the engine loads at run time, each with what for.
+    `system_packages` are Debian packages the engine loads at run time, each with what for; `cpu_system_packages` are
+    more of them where no GPU is named.
     `floor` is the lowest compute capability (ten times NVIDIA's) that its wheels hold code for, by `floor_source`;
     `gpu_note` is what a person must see to before it runs on one.
     `formats` are number formats by where they are said: `quantization`, `weights` (their own config), or an option of
@@ -82,6 +83,7 @@ class Recipe:
     weights: tuple[str, ...]
     most_requests: int | None = None
     system_packages: Mapping[str, str] = field(default_factory=dict)
+    cpu_system_packages: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     companions: tuple[str, ...] = ()
     folder: bool = False
@@ -133,6 +135,10 @@ class Recipe:
     def by_file(self) -> tuple[Format, ...]:
         """The quantizations that weights show by a file, not in their config."""
         return tuple(row for row in self.formats.get("quantization", ()) if row.file)
+
+    def debian_packages(self, *, gpu: bool) -> frozenset[str]:
+        """The names of the Debian packages that the engine needs on a GPU, or without."""
+        return frozenset(self.system_packages if gpu else {**self.system_packages, **self.cpu_system_packages})
 
     def requirements(self, version: str | None, quantization: str, *, gpu: bool = False) -> tuple[str, ...]:
         """PEP 508 requirements of the engine at `version` (None: the tested default), to run on a GPU or without."""

@@ -40,6 +40,7 @@ RECIPE = Recipe(
         "libnuma1": "memory near the cores (libnuma.so.1)",
         "python3-dev": "Python.h, for what Triton compiles",
     },
+    cpu_system_packages={"g++": "torch's inductor compiles the model unless `engine.eager` is set (cpp_builder.py)"},
     floor=75,
     floor_source="the 0.33.0 wheel's machine code begins with sm_75 (cuobjdump)",
     formats={

