@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .. import environ
@@ -112,10 +113,8 @@ class Bucket:
         try:
             return self.head(key)
         except LoadError as error:
-            from botocore.exceptions import ClientError
-
-            cause = error.__cause__
-            if isinstance(cause, ClientError) and cause.response["Error"]["Code"] in _PERHAPS_A_FOLDER:
+            answer = getattr(error.__cause__, "response", {})  # a ClientError's
+            if answer.get("Error", {}).get("Code") in _PERHAPS_A_FOLDER:
                 return None
             raise
 
@@ -134,10 +133,10 @@ class Bucket:
 
     def _learn_region(self, response: Any, **_: Any) -> None:
         """The library follows a bucket to its region, but goes on to sign addresses for the one it was made with."""
-        headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {}) if response else {}
-        region = headers.get("x-amz-bucket-region")
+        told = response[1].get("ResponseMetadata", {}) if response else {}
+        region = told.get("HTTPHeaders", {}).get("x-amz-bucket-region")
         with self._lock:
-            if region and self._client is not None and region != self._client.meta.region_name:
+            if region and told.get("HTTPStatusCode") != 200 and self._client is not None:
                 self._region, self._client = region, None
 
 
@@ -154,7 +153,7 @@ class S3Source:
         """`address` is `BUCKET/PREFIX`; a PREFIX that ends in `/` is never an object."""
         name, _, self._prefix = address.partition("/")
         self._bucket = Bucket(name)
-        self._asked: set[str] = set()
+        self._known = False
         self._whole: bool | None = None
 
     @property
@@ -174,18 +173,19 @@ class S3Source:
         return tuple(sorted(files, key=lambda file: file.path))
 
     def connect(self) -> Reader:
-        return HttpReader(self._locate)
+        return HttpReader(partial(self._locate, set()))
 
-    def _locate(self, path: str) -> Place:
-        """Where the file at `path` is to be read.
+    def _locate(self, asked: set[str], path: str) -> Place:
+        """Where the file at `path` is to be read; `asked` are those that this reader wanted to know before.
 
-        The first file of all is asked about, for the bucket's region, and each that is asked for again, because the
-        store's answer to a signed address does not say what is wrong.
+        The first file of all is asked about, for the bucket's region, and each that a reader wants to know again,
+        because the store's answer to a signed address does not say what is wrong.
         """
         key = self._prefix if path == self._name and self._is_object() else f"{self._folder}{path}"
-        if path in self._asked or not self._asked:
+        if path in asked or not self._known:
             self._bucket.head(key)
-        self._asked.add(path)
+            self._known = True
+        asked.add(path)
         return Place(self._bucket.sign(key), {})
 
     @property

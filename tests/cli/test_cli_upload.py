@@ -56,8 +56,7 @@ def test_to_an_object_store(folder: Path, tmp_path: Path) -> None:
         done = packager("upload", folder, "s3://models/llama/", **options)
         assert done.returncode == 0, done.stderr
         assert yaml.safe_load(done.stdout) == {"weights": {"source": "s3://models/llama"}}
-        with s3.client() as client:
-            assert client.get_object(Bucket="models", Key="llama/model.safetensors")["Body"].read() == b"abc"
+        assert s3.client().get_object(Bucket="models", Key="llama/model.safetensors")["Body"].read() == b"abc"
 
 
 def test_to_the_hub(folder: Path, tmp_path: Path) -> None:

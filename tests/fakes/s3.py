@@ -11,8 +11,7 @@ checksums are called so, and a test may refuse what it likes.
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -54,13 +53,15 @@ class _Quiet(WSGIRequestHandler):
 @dataclass
 class FakeS3:
     """`region` is where all buckets lie, empty for anywhere; `clock` how far the store's clock is ahead of ours;
-    `public` lets those in who do not sign."""
+    `public` lets those in who do not sign; `page` is how many objects a listing has at once."""
 
     region: str = ""
+    page: int = 1000
     public: bool = True
     clock: timedelta = timedelta(0)
     refusals: list[Refusal] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
+    _clients: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -75,6 +76,8 @@ class FakeS3:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            client.close()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -94,41 +97,34 @@ class FakeS3:
             "AWS_MAX_ATTEMPTS": "2",
         }
 
-    @contextmanager
-    def client(self) -> Iterator[Any]:
-        """A client of the store's owner."""
+    def client(self) -> Any:
+        """A client of the store's owner; it takes a second to make, and is kept."""
         import botocore.session
 
-        keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
         region = self.region or "us-east-1"
-        client = botocore.session.Session().create_client("s3", endpoint_url=self.url, region_name=region, **keys)
-        try:
-            yield client
-        finally:
-            client.close()
+        if region not in self._clients:
+            keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
+            session = botocore.session.Session()
+            self._clients[region] = session.create_client("s3", endpoint_url=self.url, region_name=region, **keys)
+        return self._clients[region]
 
     def bucket(self, name: str) -> None:
-        with self.client() as client:
-            place = {"CreateBucketConfiguration": {"LocationConstraint": self.region}} if self.region else {}
-            client.create_bucket(Bucket=name, **place)
+        place = {"CreateBucketConfiguration": {"LocationConstraint": self.region}} if self.region else {}
+        self.client().create_bucket(Bucket=name, **place)
 
     def put(self, bucket: str, key: str, data: bytes, **more: Any) -> None:
-        with self.client() as client:
-            client.put_object(Bucket=bucket, Key=key, Body=data, **more)
+        self.client().put_object(Bucket=bucket, Key=key, Body=data, **more)
 
     def put_in_parts(self, bucket: str, key: str, data: bytes, *, part: int = 5 << 20) -> None:
         """As a multipart upload with SHA256 checksums, which are then of the parts."""
-        with self.client() as client:
-            name = {"Bucket": bucket, "Key": key}
-            upload = client.create_multipart_upload(**name, ChecksumAlgorithm="SHA256")["UploadId"]
-            parts = []
-            for number, start in enumerate(range(0, len(data), part), 1):
-                body = data[start : start + part]
-                sent = client.upload_part(
-                    **name, UploadId=upload, PartNumber=number, Body=body, ChecksumAlgorithm="SHA256"
-                )
-                parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sent["ChecksumSHA256"]})
-            client.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts})
+        client, name = self.client(), {"Bucket": bucket, "Key": key}
+        upload = client.create_multipart_upload(**name, ChecksumAlgorithm="SHA256")["UploadId"]
+        parts = []
+        for number, start in enumerate(range(0, len(data), part), 1):
+            body = data[start : start + part]
+            sent = client.upload_part(**name, UploadId=upload, PartNumber=number, Body=body, ChecksumAlgorithm="SHA256")
+            parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sent["ChecksumSHA256"]})
+        client.complete_multipart_upload(**name, UploadId=upload, MultipartUpload={"Parts": parts})
 
     def requests(self, method: str) -> list[Asked]:
         return [one for one in self.asked if one.method == method]
@@ -141,6 +137,9 @@ class FakeS3:
         refused = None if asked.path.startswith("/moto-api/") else self._refused(asked)
         if refused is not None:
             return _refuse(asked, *refused, start_response)
+
+        if "list-type" in query:
+            environ["QUERY_STRING"] += f"&max-keys={self.page}"
 
         def start(status: str, rows: list[tuple[str, str]], *more: Any) -> Any:
             return start_response(status, _checksums(rows), *more)

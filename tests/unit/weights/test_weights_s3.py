@@ -1,12 +1,19 @@
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from fakes.cli import ROOT
 from fakes.s3 import SECRET, FakeS3, Refusal
 
 from packager.errors import LoadError, TransferError
+from packager.manifest import WeightsFile
+from packager.store import Store
+from packager.weights.fetch import Wanted, fetch_files
 from packager.weights.s3 import LIFETIME, object_sha256
 from packager.weights.schemes import open_source
 from packager.weights.source import Source, SourceFile, read_file
@@ -87,11 +94,21 @@ def test_a_whole_bucket(s3: FakeS3) -> None:
     assert read_file(source, source.inventory()[0]) == CONFIG
 
 
+def test_names_are_taken_as_they_stand(s3: FakeS3) -> None:
+    names = ("a b+c%20d.json", "empty.json", "ü/ä.json")
+    for name in names:
+        s3.put("models", f"odd folder/{name}", b"" if name == "empty.json" else CONFIG)
+    source = open_source("s3://models/odd folder")
+    assert [file.path for file in source.inventory()] == list(names)
+    assert [read_file(source, file) for file in source.inventory()] == [CONFIG, b"", CONFIG]
+
+
 def test_listings_have_pages(s3: FakeS3) -> None:
-    with s3.client() as client:
-        for number in range(1003):
-            client.put_object(Bucket="models", Key=f"many/{number:04}.json", Body=b"{}")
-    assert len(open_source("s3://models/many").inventory()) == 1003
+    s3.page = 3
+    for number in range(7):
+        s3.put("models", f"many/{number}.json", b"{}")
+    assert len(open_source("s3://models/many").inventory()) == 7
+    assert len([one for one in s3.requests("GET") if "continuation-token" in one.query]) == 2
 
 
 def test_digests_come_from_whole_checksums_and_from_what_upload_writes(s3: FakeS3) -> None:
@@ -158,14 +175,39 @@ def test_an_address_that_expired_is_made_anew(s3: FakeS3) -> None:
     assert not s3.refusals[0].times
 
 
+def test_a_load_from_a_bucket_elsewhere(s3: FakeS3, tmp_path: Path) -> None:
+    """Many readers at once, none of which has listed: as in a container."""
+    s3.region = "eu-central-1"
+    s3.bucket("elsewhere")
+    for number in range(12):
+        s3.put("elsewhere", f"tiny/{number}.safetensors", bytes([number]) + WEIGHTS)
+    source = open_source("s3://elsewhere/tiny")
+    files = [WeightsFile(f"{one}.safetensors", len(WEIGHTS) + 1, sha256(bytes([one]) + WEIGHTS)) for one in range(12)]
+    store = Store(tmp_path)
+    fetch_files([Wanted(file, source) for file in files], store)
+    assert [store.path(file.sha256).read_bytes()[:1] for file in files] == [bytes([one]) for one in range(12)]
+
+
+def test_without_the_library_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['botocore'] = None\n"
+        "from packager.weights.schemes import open_source\n"
+        "try: open_source('s3://models/tiny').inventory()\n"
+        "except Exception as error: print(type(error).__name__, error.problems[0].mend)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "LoadError pip install 'llm-packager[s3]'"
+
+
 def test_a_clock_that_is_far_off_is_a_refusal_and_no_loop(s3: FakeS3) -> None:
     put_folder(s3)
     source = open_source("s3://models/tiny")
     file = source.inventory()[0]
     s3.clock = timedelta(seconds=LIFETIME + 60)
-    with closing(source.connect()) as reader, pytest.raises(LoadError):
+    with closing(source.connect()) as reader, pytest.raises(LoadError) as caught:
         list(reader.read(file.path, 0, file.size, file.size))
     assert len(s3.requests("GET")) < 6
+    assert "X-Amz" not in str(caught.value)
 
 
 def test_rights_that_end_while_it_reads_are_named(s3: FakeS3) -> None:
