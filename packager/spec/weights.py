@@ -28,9 +28,10 @@ class WeightsSpec(Strict):
     """The model's bytes."""
 
     source: Address
-    """Where the weights are. `hf://OWNER/NAME` is a repository of the Hugging Face hub, `https://HOST/PATH` a file or a
-    folder of a web server, `s3://BUCKET/PREFIX` one of an object store, `file://PATH` one of this machine. A relative
-    PATH starts at the spec's folder; the text after `file://` is taken as it stands (no % escapes)."""
+    """Where the weights are. `hf://OWNER/NAME` is a repository of the Hugging Face hub, `hf://OWNER/NAME/FOLDER` a folder
+    within; `https://HOST/PATH` a file of a web server, with a slash at its end a folder that has a SHA256SUMS;
+    `s3://BUCKET/PREFIX` what an object store has there; `file://PATH` a file or folder of this machine. A relative PATH
+    starts at the spec's folder; the text after `file://` is taken as it stands (no % escapes)."""
     revision: Revision | None = None
     """Branch, tag or commit of an `hf://` source; without it the newest. The lock pins the commit."""
     file: RelativePath | None = None
