@@ -71,9 +71,9 @@ class Exchange:
         """By name in lower case; a name that came several times has all its values, with commas between."""
 
     def read(self, most: int) -> bytes:
-        """The next bytes of the body as they come, at most that many; none at its end. Raises TransferError."""
+        """The next bytes of the body: that many, fewer or none at its end. Raises TransferError."""
         try:
-            return self._response.read1(most)
+            return self._response.read(most)
         except (OSError, http.client.HTTPException) as error:
             self.drop()
             raise _broken(error, self.where) from error
