@@ -19,11 +19,13 @@ from .console import Console
 def command(console: Console, /, what: Path, destination: str, *, dry_run: bool, **options: Any) -> None:
     """Upload the weights of WHAT to DESTINATION, and print the lines of a spec that read them from there.
 
-    WHAT is a package (its weights, not its code), or a folder or file of weights or of a compiled engine.
+    WHAT is a package (its weights, not its code), or a folder or file of weights or of a compiled engine (with
+    its engine.json); files whose names begin with a dot stay.
     DESTINATION is hf://OWNER/NAME[/FOLDER], s3://BUCKET/PREFIX or file:///PATH. What is there already with the same
     sha256 is not sent; nothing there is removed.
     """
     from ..environ import cache_root
+    from ..manifest import MANIFEST_PATH, read_manifest
     from ..store import Store
     from ..upload.run import UploadOptions, open_destination, plan_upload, run_plan
     from .progress import Progress, size
@@ -37,6 +39,10 @@ def command(console: Console, /, what: Path, destination: str, *, dry_run: bool,
         if not dry_run:
             progress.stage(f"upload {_files(len(plan.send))} to {target.uri}", total)
             commit = run_plan(plan, target, store, progress.on_bytes)
+    if (what / MANIFEST_PATH).is_file() and (adapters := read_manifest(what).adapters):
+        console.say(
+            f"the package's LoRA adapters stay here ({', '.join(adapters)}): upload the folder of each by itself"
+        )
     if plan.others:
         console.say(f"{_files(len(plan.others))} besides these stay there, such as {plan.others[0]}")
     if dry_run:

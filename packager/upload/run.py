@@ -40,7 +40,11 @@ def open_destination(address: str, options: UploadOptions, store: Store) -> Dest
     unused = [name for name, value in given.items() if value]
     if unused:
         raise OutputError(f"{scheme}:// has no use for {' and '.join(unused)}", where=address, mend="leave it out")
-    return S3Destination(rest) if scheme == "s3" else FolderDestination(Path(rest), store)
+    if scheme == "file":
+        return FolderDestination(Path(rest), store)
+    if any(part in ("", ".", "..") for part in rest.removesuffix("/").split("/")):
+        raise OutputError("a part of the address is empty, `.` or `..`", where=address, mend=f"use {FORMS}")
+    return S3Destination(rest)
 
 
 def plan_upload(what: Path, destination: Destination, store: Store, on_bytes: OnBytes | None = None) -> UploadPlan:

@@ -31,6 +31,13 @@ def test_a_package_goes_to_a_folder_and_says_how_to_read_it(folder: Path, tmp_pa
     assert "0 files sent (0 B), 2 there already" in again.stderr
 
 
+def test_what_of_a_package_stays_is_said(folder: Path, tmp_path: Path) -> None:
+    package = make_package(tmp_path / "hello", weights=folder, adapters={"pirate": folder})
+    done = packager("upload", package, "file://there", cwd=tmp_path, cache=tmp_path / "cache")
+    assert "the package's LoRA adapters stay here (pirate)" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_a_dry_run_sends_nothing(folder: Path, tmp_path: Path) -> None:
     with FakeS3() as s3:
         s3.bucket("models")

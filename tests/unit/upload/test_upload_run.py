@@ -229,6 +229,8 @@ def test_a_hub_that_does_not_know_us(folder: Path, store: Store, hub: Hub, monke
         ("models/llama", "is no address to upload to"),
         ("https://example.com/llama", "is no address to upload to"),
         ("s3://", "is no address to upload to"),
+        ("s3://models//llama", "is empty, `.` or `..`"),
+        ("s3://models/../llama", "is empty, `.` or `..`"),
         ("hf://llama", "no repository's name"),
     ],
 )
