@@ -29,6 +29,8 @@ _BAD_CHUNKS = 3
 """How often a chunk may come wrong."""
 _TELL = 0.2
 """Seconds between two words about progress."""
+_LAST = 5.0
+"""Seconds that workers have to end; one that hangs in a read ends with its connection's timeout, unattended."""
 _DEFAULT = FetchSettings()
 
 
@@ -87,8 +89,9 @@ class _Fetch:
             self._work.stop(error)
             raise
         finally:
+            until = time.monotonic() + _LAST
             for thread in threads:
-                thread.join(timeout=5)  # one that hangs in a read ends with its connection's timeout
+                thread.join(max(0.0, until - time.monotonic()))
             self._close()
         if self._work.error is not None:
             raise self._work.error
@@ -140,18 +143,18 @@ class _Fetch:
     def _do(self, task: Task, number: int, readers: dict[int, Reader]) -> None:
         job = task.job
         try:
-            if task.left is None or job.part is None:
+            if job.part is None:
                 self._open(job)
+            elif task.left is None:
+                self._finish(job, job.part)
             else:
                 source = job.wanted.source
                 if id(source) not in readers:
                     readers[id(source)] = source.connect()
                 self._fetch_span(task, job.part, readers[id(source)], number)
-            if not task.left and job.part is not None and self._work.ended(job):
-                self._finish(job, job.part)
         except RangeError:
-            self._work.whole(job)
             task.left = None
+            self._work.whole(job)
         except TransferError as error:
             if job.whole and job.part is not None:
                 task.left = range(job.part.count)
@@ -197,16 +200,16 @@ class _Fetch:
                     self._write(job, part, span.start, held)
                     held, span = [], span[1:]
                     task.left, room = span, piece_size(size, span.start) if span else PIECE
-                    if self._work.crowded or self._work.error is not None:
+                    if (self._work.crowded and not job.whole) or self._work.error is not None:
                         return
 
     def _write(self, job: Job, part: Part, number: int, data: Portions) -> None:
         if part.write(number, data):
             job.failures = 0
             return
-        job.bad_chunks += 1
         chunk = number // PIECES
-        if job.bad_chunks > _BAD_CHUNKS:
+        job.bad_chunks[chunk] += 1
+        if job.bad_chunks[chunk] > _BAD_CHUNKS:
             where = f"{job.wanted.source.uri}/{job.file.path}"
             what = f"bytes {chunk * PIECES * PIECE:,} and on are not what was locked, tried {_BAD_CHUNKS} times"
             raise IntegrityError(what, where=where, mend="ask whoever keeps the source; what came right is kept")
@@ -224,6 +227,9 @@ class _Fetch:
 
     def _finish(self, job: Job, part: Part) -> None:
         """All pieces came: the sha256 decides."""
+        if next(part.missing(), None) is not None:  # a place that stopped giving ranges left gaps
+            self._work.open(job, part)
+            return
         if (found := part.sha256()) != job.file.sha256:
             self._start_over(job, part, found)
             return

@@ -42,6 +42,7 @@ class Part:
         self._descriptor = os.open(claim.part, flags | (os.O_EXCL if claim.private else 0), 0o600)
         self._lock = threading.Lock()
         self._digests: dict[int, bytes] = {}  # of every piece that is written
+        self._writing: set[int] = set()
         self._ready: set[int] = (
             set()
         )  # those of them that may be hashed: their chunk is right, or nothing is known of it
@@ -82,7 +83,25 @@ class Part:
     # Writing
 
     def write(self, number: int, data: Portions) -> bool:
-        """Put piece `number` in its place; False when its chunk turns out wrong: all of the chunk is to come again."""
+        """Put piece `number` in its place; False when its chunk turns out wrong: all of the chunk is to come again.
+
+        A piece that is there, or that another thread is writing, stays as it is: it may be hashed already, so nothing
+        may be written over it.
+        """
+        with self._lock:
+            if number in self._digests or number in self._writing:
+                return True
+            self._writing.add(number)
+        try:
+            digest = self._put(number, data)
+            with self._lock:
+                self._digests[number] = digest
+        finally:
+            with self._lock:
+                self._writing.discard(number)
+        return self._settle(number, data)
+
+    def _put(self, number: int, data: Portions) -> bytes:
         hasher, offset, size = blake3(), number * PIECE, 0
         for portion in data:
             hasher.update(portion)
@@ -94,9 +113,7 @@ class Part:
                 rest = rest[more:]
         digest = hasher.digest()
         os.write(self._claim.descriptor, b"%d %s\n" % (number, digest.hex().encode()))
-        with self._lock:
-            self._digests[number] = digest
-        return self._settle(number, data)
+        return digest
 
     def _settle(self, number: int, data: Portions) -> bool:
         """Whether the piece's chunk is right or unknown yet; hashes what became contiguous."""

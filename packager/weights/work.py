@@ -6,7 +6,7 @@ One condition guards it all. A worker takes a task, does it without the lock, an
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -47,19 +47,19 @@ class FetchSettings:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One file on its way. `opened` once its part is there and its spans are known."""
+    """One file on its way: its part and its spans are there once it was opened."""
 
     wanted: Wanted
     part: Part | None = None
     spans: deque[range] = field(default_factory=deque)
     """Runs of pieces that nobody fetches yet."""
     workers: int = 0
-    opened: bool = False
     finished: bool = False
     not_before: float = 0.0
     failures: int = 0
     restarts: int = 0
-    bad_chunks: int = 0
+    bad_chunks: Counter[int] = field(default_factory=Counter)
+    """How often a chunk came wrong."""
     whole: bool = False
     """The source gives whole files only: one worker, from the beginning."""
 
@@ -80,7 +80,10 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One thing to do for a file: open it, or fetch the pieces of a span, of which `left` are still to come."""
+    """One thing to do for a file: fetch the pieces of a span, of which `left` are still to come.
+
+    Without a span: open the file, or finish it when all its pieces have come.
+    """
 
     job: Job
     left: range | None
@@ -91,6 +94,8 @@ class Work:
 
     def __init__(self, jobs: Sequence[Job], settings: FetchSettings) -> None:
         self.jobs = jobs
+        self._open: list[Job] = list(jobs)
+        """Those that are not finished, in order."""
         self.settings = settings
         self.pace = Pace(settings.first, settings.connections)
         self.changed = threading.Condition()
@@ -100,7 +105,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return self.error is not None or all(job.finished for job in self.jobs)
+        return self.error is not None or not self._open
 
     @property
     def crowded(self) -> bool:
@@ -120,23 +125,29 @@ class Work:
             return None
 
     def _choose(self, now: float) -> Task | None:
-        free = [job for job in self.jobs if self._is_free(job, now)]
-        if not free:
+        """A connection for each file first: what comes in order is hashed while it is in the processor's cache."""
+        chosen = None
+        for job in self._open:
+            if (chosen is None or job.workers < chosen.workers) and self._is_free(job, now):
+                chosen = job
+                if not job.workers:
+                    break
+        if chosen is None:
             return None
-        # A connection for each file first: what comes in order is hashed while it is in the processor's cache.
-        job = min(free, key=lambda one: (one.workers, not one.opened))
-        return Task(job, self._cut(job) if job.opened else None)
+        return Task(chosen, self._cut(chosen) if chosen.spans else None)
 
     def _is_free(self, job: Job, now: float) -> bool:
-        if job.finished or now < max(job.not_before, self._rest.get(id(job.wanted.source), 0.0)):
+        if now < max(job.not_before, self._rest.get(id(job.wanted.source), 0.0)):
             return False
-        return bool(job.spans) if job.opened else job.workers == 0
+        # What is to be opened or finished is one worker's.
+        return bool(job.spans) or not job.workers
 
     def _cut(self, job: Job) -> range:
         """The next span of an open job: shorter ones towards the end, so that all workers end together."""
         first = job.spans.popleft()
-        if job.whole:
-            return first
+        if job.whole and job.part is not None:
+            job.spans.clear()
+            return range(job.part.count)
         left = len(first) + sum(len(span) for span in job.spans)
         length = max(_SHORTEST, min(_LONGEST, left // (2 * self.pace.limit)))
         if len(first) > length:
@@ -155,8 +166,11 @@ class Work:
     def open(self, job: Job, part: Part | None) -> None:
         """The job's pieces can be fetched; without a part there is nothing to fetch: the file is there."""
         with self.changed:
-            job.part, job.opened, job.finished = part, part is not None, part is None
-            if part is not None:
+            job.part = part
+            if part is None:
+                job.finished = True
+                self._open.remove(job)
+            else:
                 job.spans = deque(_runs(part.missing()))
 
     def again(self, job: Job, numbers: range) -> None:
@@ -169,11 +183,6 @@ class Work:
         with self.changed:
             if not job.whole and job.part is not None:
                 job.whole, job.spans = True, deque([range(job.part.count)])
-
-    def ended(self, job: Job) -> bool:
-        """Whether all pieces of an open job have come, and the caller, its last worker, is to finish it."""
-        with self.changed:
-            return job.opened and not job.finished and not job.spans and job.workers == 1
 
     def later(self, job: Job) -> None:
         """Another process fetches this file: look again in a moment."""

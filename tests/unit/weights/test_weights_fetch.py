@@ -163,6 +163,20 @@ class TestTransfersThatBreak:
 
 
 class TestWrongBytes:
+    def test_nothing_is_written_over_what_was_hashed(self, store):
+        """A part was read by ranges, then the whole file is: its first pieces come again, and wrong."""
+        source = MemorySource({"a": BIG})
+
+        def wrong(asked):
+            if asked.number == 0:
+                return breaks_at(3 * PIECE, TransferError("reset"))
+            return flip(5) if asked.start == 0 and asked.stop == len(BIG) else RangeError("no ranges here any more")
+
+        source.wrong = wrong
+        one = FetchSettings(connections=1, pause=0.001, longest=0.01)
+        fetch_files(want(source), store, settings=one)
+        assert stored(store, BIG) == BIG
+
     def test_a_bad_chunk_comes_again_alone(self, store):
         source, told = MemorySource({"a": BIG}), Told()
         source.wrong = lambda _: None if told.retries else flip(9 * PIECE)
