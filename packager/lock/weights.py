@@ -4,6 +4,7 @@ each its sha256: the one that its source knows, else one of its bytes.
 
 import fnmatch
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import Problem, SpecError
@@ -25,6 +26,9 @@ from .tools import Tools
 _HEAD = 1 << 20
 """Bytes of a file in which its format says what it holds."""
 
+_PART_OF = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
+"""What llama.cpp's llama-gguf-split puts into the names of a model's parts."""
+
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter is; the rest of its folder (optimizer states, checkpoints) stays where it is."""
 
@@ -43,7 +47,9 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
         _raise(_code(source, chosen, file, asked))
         _check_entry(file, asked, source, chosen)
         paths = [one.path for one in chosen]
-        model = _model(source, chosen, RECIPES[file.spec.engine.kind].entry(paths, asked.file) or "", where)
+        entry = RECIPES[file.spec.engine.kind].entry(paths, asked.file) or ""
+        _tell_unused(file, chosen, entry, tools)
+        model = _model(source, chosen, entry, where)
         check_weights(file, model, tools.say)
         if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
             what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
@@ -174,6 +180,18 @@ def _check_folder(file: SpecFile, source: Source, files: Sequence[SourceFile]) -
         f"the engine {recipe.engine} opens a folder with {_and(kinds)}; these weights have no {' and no '.join(none)}"
     )
     raise SpecError(what, where=where, mend=mend)
+
+
+def _tell_unused(file: SpecFile, files: Sequence[SourceFile], entry: str, tools: Tools) -> None:
+    """Say that more is taken than the engine opens: repositories of GGUF files hold a model in many quantizations."""
+    recipe = RECIPES[file.spec.engine.kind]
+    whole = _PART_OF.sub("", entry)
+    others = [one for one in files if one.path.endswith(recipe.weights) and _PART_OF.sub("", one.path) != whole]
+    if not recipe.folder and others:
+        size = sum(one.size for one in others) / 1e9
+        tools.say(
+            f"{len(others)} more such files are taken beside {entry} ({size:,.1f} GB): `weights.include` says which"
+        )
 
 
 def _and(words: Sequence[str]) -> str:

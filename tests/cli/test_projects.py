@@ -31,11 +31,13 @@ from packager.cli.app import main
 from packager.debian.resolve import DebianRelease
 from packager.lock.drift import lock_inputs
 from packager.lock.lockfile import DebianBaseLock, parse_lock
+from packager.manifest import read_manifest
 from packager.oci.layout import write_layout
 from packager.recipes import RECIPES
 from packager.recipes.servers import REQUIREMENTS
 from packager.spec.load import load_spec
 from packager.store import Store
+from packager.weights.load import ensure_weights
 
 PROJECTS = Path(__file__).parents[1] / "projects"
 ROOT = Path(__file__).parents[2]
@@ -292,6 +294,35 @@ def test_weights_that_are_gone_are_taken_from_the_store(bench):
     set_up("weights-changed", bench)
     lose_weights(bench)
     bench.packager("build", "--no-docker", "--locked", "--offline", "weights-changed")
+
+
+def test_weights_of_the_hub_are_built_in_and_asked_for_once(bench):
+    set_up("offline-without-the-weights", bench)
+    made = (bench.project / "packager.lock").read_bytes()
+    bench.packager("build", "--no-docker", "offline-without-the-weights")
+    data = bench.folder / "dist/hello/data"
+    assert {path.name: path.stat().st_size for path in data.iterdir()} == {
+        "config.json": 2,
+        "model.safetensors": 3_000_000,
+    }
+    bench.stack.close()  # the hub is gone
+    bench.packager("build", "--no-docker", "--offline", "offline-without-the-weights")
+    bench.packager("build", "--no-docker", "offline-without-the-weights")
+    assert (bench.project / "packager.lock").read_bytes() == made
+
+
+def test_weights_that_the_container_loads_come_by_fetch(bench):
+    set_up("offline-without-the-weights", bench)
+    spec = bench.project / "packager.yaml"
+    spec.write_text(spec.read_text().replace("hf://ada/model", "hf://ada/model\n  ship: on_load"))
+    bench.packager("build", "--no-docker", "--offline", "offline-without-the-weights")  # without a byte of them
+    assert not (bench.folder / "dist/hello/data").exists()
+    bench.packager("fetch", "dist/hello")
+    manifest = read_manifest(bench.folder / "dist/hello")
+    bench.stack.close()
+    bench.patch.setenv("PACKAGER_OFFLINE", "1")
+    loaded = ensure_weights(manifest, bench.folder / "dist/hello", Store(bench.folder / "cache"))
+    assert (loaded / "model.safetensors").read_bytes() == b"S" * 3_000_000
 
 
 def test_a_lock_says_nothing_of_where_it_was_made(bench):

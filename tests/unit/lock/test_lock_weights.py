@@ -136,6 +136,33 @@ def test_a_configuration_below_the_top_is_no_configuration(tmp_path, tools):
     assert lock_weights(spec(tmp_path, "  source: file://model\n"), tools) is not None
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (
+            ["b.gguf", "sub/c.gguf"],
+            ["2 more such files are taken beside a.gguf (0.0 GB): `weights.include` says which"],
+        ),
+        (["tokenizer.json"], []),
+    ],
+)
+def test_more_files_than_the_engine_opens(tmp_path, tools, others, said):
+    write(tmp_path / "model", dict.fromkeys(["a.gguf", *others], GGUF))
+    heard = []
+    file = spec(tmp_path, "  source: file://model\n  file: a.gguf\n", "llama_cpp")
+    lock_weights(file, replace(tools, say=heard.append))
+    assert heard == said
+
+
+def test_parts_of_one_model_belong_together(tmp_path, tools):
+    parts = [f"a-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
+    write(tmp_path / "model", dict.fromkeys(parts, GGUF))
+    heard = []
+    file = spec(tmp_path, f"  source: file://model\n  file: {parts[0]}\n", "llama_cpp")
+    lock_weights(file, replace(tools, say=heard.append))
+    assert heard == []
+
+
 # From elsewhere. A model of the hub: what its large file storage has, it knows the sha256 of.
 
 LARGE = ("model.safetensors",)
