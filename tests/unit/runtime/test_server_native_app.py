@@ -62,6 +62,8 @@ def test_v1_is_the_engines_own_and_the_rest_is_ours(server: ThreadServer) -> Non
             answer = client.post(path, json={})
             assert (answer.json(), answer.status_code) == ({"path": path}, 200)
             assert answer.headers["x-request-id"]
+            # Its slot is free when the app has returned, which may be after its last byte.
+            wait_until(lambda: server.supervisor.metrics.running == 0, "the slot is free")
         assert client.get("/v1/models").json()["data"][0]["id"] == "hello"
         assert client.post("/predict", json={"prompt": "ours"}).json()["text"] == "ours"
         assert client.get("/readyz").status_code == 200
