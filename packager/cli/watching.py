@@ -1,9 +1,6 @@
 """A load as people see it: a stage for each phase that moves bytes, one bar for all of them, and one for each large file."""
 
-import threading
-
-from ..runtime.loading import ALL, Tally
-from ..weights.watch import Watch
+from ..weights.watch import ALL, Watch
 from .progress import Progress
 
 _LARGE = 64 * 1000 * 1000
@@ -16,23 +13,17 @@ class Shown(Watch):
 
     def __init__(self, progress: Progress, package: str) -> None:
         self._progress, self._package = progress, package
-        self._lock = threading.Lock()
-        self._tally = Tally()
 
     def phase(self, name: str) -> None:
         """Begin the stage, if it is one that takes time."""
-        with self._lock:
-            self._tally = Tally()
         if name in _STAGES:
             self._progress.stage(f"{self._package}: {_STAGES[name]}")
 
     def on_bytes(self, title: str, done: int, total: int) -> None:
-        """Move the bar of all files, and that of a large one."""
-        with self._lock:
-            self._tally.note(title, done, total)
-            sums = self._tally.done, self._tally.total
-        self._progress.on_bytes("all files", *sums)
-        if title != ALL and total >= _LARGE and title.startswith("fetch "):
+        """Move the bar of all files, or that of a large one."""
+        if title == ALL:
+            self._progress.on_bytes("all files", done, total)
+        elif total >= _LARGE and title.startswith("fetch "):
             self._progress.on_bytes(title.removeprefix("fetch "), done, total)
 
     def retried(self, title: str, why: str) -> None:

@@ -8,38 +8,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from ..weights.watch import Watch
+from ..weights.watch import ALL, Watch
 from .logs import event
 
 EVERY = 10.0
 """Seconds between two lines of the log about one load."""
-ALL = "weights"
-"""The title under which a phase tells of all its bytes."""
-
-
-class Tally:
-    """The bytes of one phase: what it tells of all of them, else the sum of its files so far."""
-
-    def __init__(self) -> None:
-        self.done = self.total = 0
-        self._whole = False
-        self._files: dict[str, tuple[int, int]] = {}
-
-    def note(self, title: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of a file, or of all."""
-        if title == ALL:
-            self._whole, self.done, self.total = True, done, total
-            return
-        before, known = self._files.get(title, (0, 0))
-        self._files[title] = (done, total)
-        if not self._whole:
-            self.done += done - before
-            self.total += total - known
-
-    @property
-    def files(self) -> int:
-        """How many files are done."""
-        return sum(done == total for done, total in self._files.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +56,10 @@ class Loading(Watch):
     def on_bytes(self, title: str, done: int, total: int) -> None:
         """Note how far the phase is."""
         with self._lock:
-            self._tally.note(title, done, total)
+            if title == ALL:
+                self._done, self._total = done, total
+            elif done == total:
+                self._files.add(title)
 
     def retried(self, title: str, why: str) -> None:
         """Count a transfer that broke off, and log why."""
@@ -104,28 +80,28 @@ class Loading(Watch):
             if self._name:
                 seconds[self._name] = seconds.get(self._name, 0.0) + self._clock() - self._begun
             if self._name == "download":
-                fetched += self._tally.done
-            return Loaded(seconds, self._tally.done, self._tally.total, fetched, self._retries)
+                fetched += self._done
+            return Loaded(seconds, self._done, self._total, fetched, self._retries)
 
     def tell(self) -> None:
         """Log how far the running phase is; nothing when none runs."""
         with self._lock:
             if not self._name:
                 return
-            now, tally = self._clock(), self._tally
-            then, before = self._told
-            rate = (tally.done - before) / (now - then) if now > then else 0.0
-            self._told = (now, tally.done)
+            now, (then, before) = self._clock(), self._told
+            rate = (self._done - before) / (now - then) if now > then else 0.0
+            self._told = (now, self._done)
             line: dict[str, Any] = {"phase": self._name, "seconds": round(now - self._begun, 1)}
-            if tally.total:
-                line |= {"done": tally.done, "total": tally.total, "files": tally.files, "rate": round(rate)}
+            if self._total:
+                line |= {"done": self._done, "total": self._total, "files": len(self._files), "rate": round(rate)}
                 if rate > 0:
-                    line["seconds_left"] = round((tally.total - tally.done) / rate)
+                    line["seconds_left"] = round((self._total - self._done) / rate)
         event("loading", **line)
 
     def _enter(self, name: str) -> None:
         self._name, self._begun = name, self._clock()
-        self._tally = Tally()
+        self._done = self._total = 0
+        self._files: set[str] = set()
         self._told = (self._begun, 0)
 
     def _leave(self) -> dict[str, Any]:
@@ -134,9 +110,9 @@ class Loading(Watch):
         took = self._clock() - self._begun
         self._seconds[self._name] = self._seconds.get(self._name, 0.0) + took
         if self._name == "download":
-            self._fetched += self._tally.done
+            self._fetched += self._done
         line: dict[str, Any] = {"phase": self._name, "seconds": round(took, 3)}
-        return line | ({"bytes": self._tally.done, "files": self._tally.files} if self._tally.total else {})
+        return line | ({"bytes": self._done, "files": len(self._files)} if self._total else {})
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Inventory:
 def take_inventory(store: Store) -> Inventory:
     """Look at every file of the store, without reading it. Raises OSError."""
     leases = living(store)
-    names = _names(store)
+    names = _names(store, leases)
     items = tuple(
         Item(
             sha256,
@@ -113,8 +113,8 @@ def shown(lease: Lease) -> str:
     return f"{lease.holder} (pid {lease.pid} on {lease.host})"
 
 
-def _names(store: Store) -> dict[str, str]:
-    """Where weights are from, by digest: as packages that were loaded here said, else their path in a tree."""
+def _names(store: Store, leases: tuple[Lease, ...]) -> dict[str, str]:
+    """Where weights are from, by digest: as packages that load or were loaded said, else their path in a tree."""
     found: dict[str, str] = {}
     for link in (store.root / "trees").rglob("*"):
         if link.is_symlink():
@@ -123,6 +123,8 @@ def _names(store: Store) -> dict[str, str]:
     for memo in (store.root / "memo" / "names").glob("*.json"):
         value = store.recall("names", memo.stem)
         found |= value if isinstance(value, dict) else {}
+    for lease in leases:
+        found |= lease.files or {}
     return found
 
 

@@ -20,7 +20,7 @@ from .identity import find_intact, remember_digest
 from .pace import WINDOW
 from .part import Part, Portions, room_error
 from .source import Reader
-from .watch import SILENT, Watch
+from .watch import ALL, SILENT, Watch
 from .work import FetchSettings, Job, Task, Wanted, Work
 
 __all__ = ["FetchSettings", "Wanted", "fetch_files"]
@@ -116,7 +116,7 @@ class _Fetch:
                 then, before = now, received
 
     def _tell(self) -> None:
-        self._watch.on_bytes("weights", sum(job.done() for job in self._work.jobs), self._total)
+        self._watch.on_bytes(ALL, sum(job.done() for job in self._work.jobs), self._total)
         for job in self._work.jobs:
             if job.part is not None:
                 self._watch.on_bytes(job.title, job.done(), job.file.size)

@@ -21,7 +21,7 @@ from .fetch import Wanted, disk_error, fetch_files
 from .identity import OnBytes, file_digest, find_intact
 from .mirrors import open_locked
 from .policy import check_names
-from .watch import SILENT, Watch
+from .watch import SILENT, Checks, Watch
 
 Found = TypeVar("Found")
 
@@ -79,15 +79,21 @@ def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) ->
     """The folder with all of `weights`: `root` when they ship in the package, else one in the store."""
     if weights.ship == "in_image":
         watch.phase("verify")
-        _each(lambda file: verify_file(root / file.path, file, store, watch.on_bytes), weights.files)
+        checks = Checks(watch, weights.files)
+        _each(
+            lambda file: checks.run(file, lambda told: verify_file(root / file.path, file, store, told)), weights.files
+        )
         return root
     fetch_weights(weights, store, watch)
     return lay_out(weights, store)
 
 
 def _missing(files: Sequence[WeightsFile], store: Store, watch: Watch) -> list[WeightsFile]:
-    again = environ.VERIFY.get() == "always"
-    found = _each(lambda file: find_intact(file, store, watch.on_bytes, again=again), files)
+    again, checks = environ.VERIFY.get() == "always", Checks(watch, files)
+    found = _each(
+        lambda file: checks.run(file, lambda told: find_intact(file, store, told, again=again)),
+        files,
+    )
     return [file for file, stored in zip(files, found, strict=True) if stored is None]
 
 

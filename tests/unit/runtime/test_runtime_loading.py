@@ -77,16 +77,6 @@ def test_nothing_is_said_of_a_load_that_does_not_run(lines):
     assert lines == []
 
 
-def test_a_phase_that_tells_of_single_files_is_their_sum(clock):
-    loading = Loading(clock)
-    loading.phase("verify")
-    loading.on_bytes("verify a", 10, 100)
-    loading.on_bytes("verify b", 50, 50)
-    loading.on_bytes("verify a", 70, 100)
-    now = loading.now()
-    assert (now.done, now.total, now.fetched) == (120, 150, 0)
-
-
 def test_the_phase_that_runs_has_seconds_already(clock):
     loading = Loading(clock)
     loading.phase("verify")
