@@ -30,6 +30,7 @@ bench: dev  ## the numbers of README and docs, as ratios in one run
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/loading.py
 	@if [ -x .venv-vllm/bin/python ]; then .venv-vllm/bin/python benchmarks/vllm_serving.py; \
 	else echo "vLLM left out: there is no .venv-vllm (make engines)"; fi
 

@@ -190,7 +190,7 @@ def _truss(python: Path, stack: ExitStack, work: Path) -> list[Loader]:
 def _ours(*, chunks: bool) -> Command:
     def command(job: Job) -> list[str | Path]:
         files = job.files.files if chunks else tuple(replace(file, chunks="") for file in job.files.files)
-        weights = WeightsManifest(source=job.address, revision="", ship="on_load", entry=".", files=files)
+        weights = WeightsManifest(source=f"{job.address}/", revision="", ship="on_load", entry=".", files=files)
         serving = ServingManifest("standalone", "packager", 0, 1, 0, 0)
         manifest = Manifest("bench", "0", EngineManifest("echo", "1", {}), weights, serving)
         package = job.work / f"package-{chunks}"
