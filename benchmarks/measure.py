@@ -1,8 +1,10 @@
 """What the benchmarks share: measuring a command, medians, the facts of the machine, tables."""
 
+import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -156,6 +158,19 @@ def machine() -> dict[str, Any]:
         "inflate": "isal" if _installed("isal") else "zlib",
         "load_1m": round(os.getloadavg()[0], 1),
     }
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_rounds(path: Path, facts: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Write every single round there: of each contestant the lists that its results (a dataclass with slots) hold."""
+    rounds = {name: {each: getattr(one, each) for each in one.__slots__} for name, one in results.items()}
+    path.write_text(json.dumps({"machine": facts, "rounds": rounds}, indent=1))
 
 
 def describe(facts: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from measure import ROOT, BenchmarkError, Spent, measure, run, tree_cpu
+from measure import ROOT, BenchmarkError, Spent, free_port, measure, run, tree_cpu
 
 _START_SECONDS = 60.0
 _CLIENTS = ("/usr/bin/docker", "docker")
@@ -188,7 +188,7 @@ def registry(folder: Path) -> Iterator[Registry | str]:
         yield "no docker-registry on PATH"
         return
     folder.mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     config = folder / "config.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
@@ -207,12 +207,6 @@ def registry(folder: Path) -> Iterator[Registry | str]:
         process.terminate()
         process.wait()
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

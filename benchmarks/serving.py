@@ -8,7 +8,6 @@ it less than the clock. The rounds are interleaved; the ratios compare medians o
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from measure import BenchmarkError, describe, machine, ratio, table, tree_cpu
+from measure import BenchmarkError, describe, free_port, machine, ratio, table, tree_cpu, write_rounds
 from serving_servers import BASE, CEILING, LEAST, Server, servers
 from streams import Ran, StreamError, first_tokens, request, run_streams
 
@@ -55,7 +54,7 @@ class Running:
     def __init__(self, server: Server, work: Path, load: Load) -> None:
         self.server, self.load, self.results = server, load, Results()
         self.events, self.solo_events = load.tokens + server.extra, _SOLO_TOKENS + server.extra
-        self.port = _free_port()
+        self.port = free_port()
         self.question, self.solo_question = self._question(load.tokens), self._question(_SOLO_TOKENS)
         self._log = work / f"{self.port}.log"
         argv = [part.format(port=self.port, events=self.events) for part in server.argv]
@@ -149,12 +148,6 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -193,8 +186,7 @@ def main() -> None:
     print(report(runs))
     print(f"\nMachine: {describe(facts)}")
     if options.json:
-        rounds = {each.server.name: {n: getattr(each.results, n) for n in Results.__slots__} for each in runs}
-        options.json.write_text(json.dumps({"machine": facts, "rounds": rounds}, indent=1))
+        write_rounds(options.json, facts, {each.server.name: each.results for each in runs})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import IO, Any
 
 import httpx
 import psutil
-from measure import ROOT, BenchmarkError, describe, machine, table
+from measure import ROOT, BenchmarkError, describe, free_port, machine, table, write_rounds
 from serving_model import Shape, write_model
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -193,7 +192,7 @@ def contestants(work: Path, weights: Path, context: int, slots: int) -> list[Con
     package = make_package(
         work / "package", engine="vllm", options=options, weights=weights, max_concurrency=slots, max_queue=slots
     )
-    ports = [_free_port(), _free_port()]
+    ports = [free_port(), free_port()]
     runner = [sys.executable, "-m", "packager_runtime.runtime", "serve", str(package), "--port", str(ports[0])]
     own = {"PYTHONPATH": str(package / "packages"), "PACKAGER_CACHE": str(work / "cache")}
     api = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(ports[1])]
@@ -256,12 +255,6 @@ def _pin(pid: int, core: int) -> None:
         os.sched_setaffinity(int(thread.name), {core})
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -301,8 +294,7 @@ def main() -> None:
         print(report(found))
     print(f"\nMachine: {describe(facts)}")
     if options.json:
-        rounds = {each.name: {one: getattr(each.results, one) for one in Results.__slots__} for each in found}
-        options.json.write_text(json.dumps({"machine": facts, "rounds": rounds}, indent=1))
+        write_rounds(options.json, facts, {each.name: each.results for each in found})
 
 
 if __name__ == "__main__":
