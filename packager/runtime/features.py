@@ -6,18 +6,18 @@ from ..errors import RequestError
 from .engine import Features, GenerationRequest, SamplingParams
 from .structured import forced
 
-_DEFAULTS = SamplingParams()
 _NEUTRAL = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0}
 _NEUTRAL |= {"repetition_penalty": 1}
 """Values that change nothing: an engine without the parameter does what they say."""
+_IDLE = {one.name: (getattr(SamplingParams(), one.name), _NEUTRAL.get(one.name)) for one in fields(SamplingParams)}
+"""What a request may say of each parameter without asking for it."""
 
 
 def refuse_unsupported(request: GenerationRequest, features: Features, engine: str) -> None:
     """Raise RequestError for the first thing that `request` asks and the engine has not."""
-    for one in fields(SamplingParams):
-        value = getattr(request.sampling, one.name)
-        if one.name not in features.sampling and value not in (getattr(_DEFAULTS, one.name), _NEUTRAL.get(one.name)):
-            raise _refusal(one.name, f"is not supported by the engine {engine}")
+    for name, idle in _IDLE.items():
+        if name not in features.sampling and getattr(request.sampling, name) not in idle:
+            raise _refusal(name, f"is not supported by the engine {engine}")
     if (request.sampling.logprobs or 0) > features.logprobs:
         raise _refusal("logprobs", f"must be at most {features.logprobs} with the engine {engine}")
     if request.messages is not None and not features.chat:
