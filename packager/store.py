@@ -128,12 +128,13 @@ class Store:
     def remember(self, kind: str, key: str, value: Any) -> None:
         """Remember a JSON value; last writer wins, no reader ever sees half of it.
 
-        A store that cannot be written (a read-only volume) remembers nothing.
+        A store that cannot be written (a read-only volume) remembers nothing, and a power cut may cost what was
+        remembered last: waiting for the disk would cost more, with thousands of small files.
         """
         path = self._memo(kind, key)
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(value).encode())
+            write_atomically(path, json.dumps(value).encode(), durable=False)
 
     def _memo(self, kind: str, key: str) -> Path:
         return self.root / "memo" / kind / f"{key}.json"
@@ -147,17 +148,22 @@ def _note_use(path: Path, status: os.stat_result) -> None:
             os.utime(path, ns=(int(now * 1e9), status.st_mtime_ns))
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace the file at `path` by `data`: after a crash it holds the old bytes or the new."""
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Replace the file at `path` by `data`: after a crash it holds the old bytes or the new.
+
+    Not `durable`: that holds for a crash of the process; after a power cut the file may be gone or empty.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     finally:
         with suppress(FileNotFoundError):
             Path(temporary).unlink()
