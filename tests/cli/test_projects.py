@@ -65,8 +65,9 @@ class Bench:
 
 def index(bench: Bench) -> None:
     """A package index with small stand-ins for all that a package requires, and nothing else; a base beside the spec."""
-    engines = [line for name in ("llama_cpp", "vllm") for line in RECIPES[name].requirements(None, "none", gpu=True)]
-    for requirement in (Requirement(line) for line in (*REQUIREMENTS["bentoml"], *engines)):
+    engines = {"llama_cpp": "none", "vllm": "gguf"}
+    lines = [line for name, word in engines.items() for line in RECIPES[name].requirements(None, word, gpu=True)]
+    for requirement in (Requirement(line) for line in (*REQUIREMENTS["bentoml"], *lines)):
         version = next(part.version for part in requirement.specifier if part.operator in (">=", "=="))
         make_wheel(bench.folder / "index", requirement.name, version)
     base(bench)
