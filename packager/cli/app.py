@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "Measure a server's first tokens, gaps and throughput.",
     "chat": "Talk to a served model or a package.",
     "push": "Push an image to a registry.",
-    "upload": "Upload weights or a compiled engine to the hub, an object store or a folder.",
+    "upload": "Upload weights to the hub, an object store or a folder.",
     "engine": "Describe a compiled engine where it was compiled.",
 }
 """Each command's name and one line about it; `cli/NAME.py` has the rest in its `command`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import LoadError, OutputError, Problem
-from ..manifest import MANIFEST_PATH, WeightsManifest, read_manifest
+from ..manifest import MANIFEST_PATH, read_manifest
 from ..store import Store
 from ..weights.compiled import FILE, PLANS, disagreements, read_build
 from ..weights.file import FileSource
@@ -39,23 +39,20 @@ def _of_package(package: Path, store: Store, on_bytes: OnBytes | None) -> tuple[
         mend = "name a folder of weights, or a package of an engine that has some"
         raise OutputError("this package has no weights", where=str(package), mend=mend)
     _check_policy([SourceFile(one.path, one.size) for one in weights.files], str(package), weights.trusted_code)
-    found = [(file, _place(package, file.path, file.sha256, weights, store)) for file in weights.files]
-    lacking = [file.path for file, place in found if not place.is_file()]
+    shipped = weights.ship == "in_image"
+    places = [package / DATA_FOLDER / one.path if shipped else store.path(one.sha256) for one in weights.files]
+    lacking = [one.path for one, place in zip(weights.files, places, strict=True) if not place.is_file()]
     if lacking:
-        what = f"the weights are not on this machine: {lacking[0]}" + f" and {len(lacking) - 1} more" * (
-            len(lacking) > 1
-        )
-        raise OutputError(what, where=str(package), mend=f"fetch them first: `packager fetch {package}`")
-    files = tuple(LocalFile(one.path, place, one.size, one.sha256) for one, place in found)
-    for file in files:
-        if file_digest(file.local, store, on_bytes) != file.sha256:
-            what = f"{file.path} is not what was packaged: it has another sha256"
-            raise OutputError(what, where=str(file.local), mend="build the package again from its spec")
-    return files
-
-
-def _place(package: Path, path: str, sha256: str, weights: WeightsManifest, store: Store) -> Path:
-    return package / DATA_FOLDER / path if weights.ship == "in_image" else store.path(sha256)
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        mend = "build the package again" if shipped else f"fetch them first: `packager fetch {package}`"
+        raise OutputError(f"the weights are not on this machine: {lacking[0]}{more}", where=str(package), mend=mend)
+    for one, place in zip(weights.files, places, strict=True):
+        if file_digest(place, store, on_bytes) != one.sha256:
+            mend = "build the package again from its spec" if shipped else "run `packager store verify`"
+            what = f"{one.path} is not what was packaged: it has another sha256"
+            raise OutputError(what, where=str(place), mend=mend)
+    pairs = zip(weights.files, places, strict=True)
+    return tuple(LocalFile(one.path, place, one.size, one.sha256) for one, place in pairs)
 
 
 def _of_folder(what: Path, store: Store, on_bytes: OnBytes | None) -> tuple[LocalFile, ...]:
