@@ -321,6 +321,14 @@ def test_a_compiled_engine_that_nothing_describes(tmp_path, tools, hub):
     assert "packager engine describe" in caught.value.problems[0].mend
 
 
+def test_it_is_refused_before_what_has_no_digest_is_read(tmp_path, tools, s3):
+    for name, data in {**MODEL, "rank0.engine": b"x" * 10}.items():
+        s3.put("models", f"team/{name}", data)
+    with pytest.raises(SpecError, match=r"rank0\.engine is a compiled engine"):
+        lock_weights(spec(tmp_path, "  source: s3://models/team\n"), tools)
+    assert {one.path.rpartition("/")[2] for one in s3.requests("GET")} <= {"models", "", "config.json"}
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_a_compiled_engine_brings_what_it_was_built_for(tmp_path, tools, right):
     """What engine.json says of a file is held against its bytes, also where the source knows no digest."""

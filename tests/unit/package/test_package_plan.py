@@ -12,9 +12,10 @@ import yaml
 from fakes.locks import FACTS, INGREDIENTS, VLLM, make_lock, make_spec
 
 from packager.digest import sha256_hex
-from packager.lock.lockfile import parse_lock
+from packager.errors import PackageError
+from packager.lock.lockfile import WeightsLock, parse_lock
 from packager.lock.model import ModelFacts
-from packager.manifest import MANIFEST_PATH, parse_manifest
+from packager.manifest import MANIFEST_PATH, WeightsFile, WeightsManifest, parse_manifest
 from packager.package.plan import LISTING, make_manifest, plan_package
 
 ROOT = Path(__file__).parents[3]
@@ -217,3 +218,36 @@ class TestDockerfile:
     def test_values_of_the_environment_are_quoted(self):
         text = planned(make_spec(image={"env": {"A": 'say "hi" \\ for $5 ünd'}})).files["Dockerfile"].decode()
         assert 'ENV A="say \\"hi\\" \\\\ for \\$5 ünd"\n' in text
+
+
+ELSEWHERE = {
+    "engine": {"kind": "vllm"},
+    "weights": {
+        "source": "hf://ada/model",
+        "ship": "on_load",
+        "adapters": [{"name": "tuned", "source": "s3://models/lora"}],
+    },
+    "hardware": {"gpu": "l4"},
+}
+
+
+class TestWeightsFromElsewhere:
+    def test_the_manifest_says_where_from_and_the_package_holds_none(self):
+        spec = make_spec(**ELSEWHERE)
+        files = (WeightsFile("config.json", 2, "a" * 64, "Y2h1bmtz"), WeightsFile("model.safetensors", 9, "b" * 64))
+        lock = WeightsLock("hf://ada/model", "c0ffee", files, compiled={"schema": 1})
+        plan = planned(spec, weights=lock)
+        manifest = parse_manifest(json.loads(plan.files[MANIFEST_PATH]), where="manifest")
+        assert plan.weights == ()
+        assert manifest.weights == WeightsManifest(
+            "hf://ada/model", "c0ffee", "on_load", ".", files, compiled={"schema": 1}
+        )
+        assert (manifest.adapters["tuned"].source, manifest.adapters["tuned"].ship) == ("s3://models/lora", "on_load")
+
+    @pytest.mark.parametrize("part", ["weights", "adapters"])
+    def test_names_of_a_lock_that_somebody_else_wrote(self, part):
+        spec = make_spec(**ELSEWHERE)
+        bad = WeightsLock("hf://ada/model", "", (WeightsFile("../../service.py", 1, "a" * 64),))
+        with pytest.raises(PackageError, match=r"unsafe path '\.\./\.\./service\.py'") as caught:
+            planned(spec, **{part: bad if part == "weights" else {"tuned": bad}})
+        assert caught.value.problems[0].where == "packager.lock"
