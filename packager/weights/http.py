@@ -127,7 +127,7 @@ class HttpReader:
     def _head_by_byte(self, path: str) -> Head:
         exchange = self._ask("GET", path, {"Range": "bytes=0-0"})
         where, headers = exchange.where, exchange.headers
-        exchange.drop()  # it may be the whole file that comes
+        exchange.settle()
         self._require(exchange, _PART)
         check_plain(headers, where)
         size = length_of(headers, where) if exchange.status == HTTPStatus.OK else total_of(headers)

@@ -225,6 +225,10 @@ class TestFaults:
         web.disconnect()
         assert web.sent < 100 << 20, "what fits the kernel's buffers, and no more"
 
+    def test_a_200_to_the_beginning(self, web, reader):
+        web.faults = lambda _: IgnoreRange()
+        refusal(RangeError, lambda: part(reader, 0, 100), "gives the whole file")
+
     def test_a_flipped_bit_is_for_the_loader_to_find(self, web, reader):
         web.faults = lambda _: Flip(20)
         assert part(reader) == DATA[10:20] + bytes([DATA[20] ^ 1]) + DATA[21:5000]
@@ -305,6 +309,15 @@ class TestStalls:
         with raw_server(b"HTTP/1.1 206 Partial\r\nX-Slow: " + b"x" * 60_000, seconds=0.01) as url:
             reader = opened(lambda _: Place(url), QUICK)
             refusal(TransferError, lambda: part(reader), "stalled")
+
+    def test_a_beginning_does_not_make_up_for_the_rest(self):
+        head = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-4999/%d\r\n\r\n" % SIZE
+        with raw_server(head + DATA[10:5000], at_once=3000, seconds=0.02) as url:
+            refusal(TransferError, lambda: part(opened(lambda _: Place(url), QUICK)), "stalled")
+
+    def test_an_answer_may_take_longer_than_connecting(self, web):
+        web.faults = lambda _: time.sleep(0.8)
+        assert part(opened(at(web), HttpSettings(connect_seconds=0.5))) == DATA[10:5000]
 
     def test_slow_but_enough(self, web):
         """The body takes several windows, and each brings more than the least."""
@@ -437,6 +450,19 @@ class TestRedirects:
         part(reader, path="x")
         assert [request.path for request in web.requests[4:]] == ["/a/model.gguf", "/x", "/a/model.gguf"]
 
+    def test_few_are_remembered(self, web, reader):
+        web.faults = lambda request: Redirect("/a/model.gguf") if request.path.startswith("/x") else None
+        for number in [*range(17), 16, 0]:
+            part(reader, path=f"x{number}")
+        asked = [at.path for at in web.requests if at.path != "/a/model.gguf"]
+        assert asked == [f"/x{number}" for number in [*range(17), 0]]
+
+    def test_a_long_page_beside_a_redirect_costs_the_connection(self, web, reader):
+        for length in (1000, 200_000):
+            web.faults = once(Status(302, {"Location": "/a/model.gguf"}, bytes(length)))
+            assert part(reader, path=f"x{length}") == DATA[10:5000]
+        assert [at.connection for at in web.requests] == [0, 0, 0, 1]
+
     def test_credentials_stay_with_their_own_place(self, web):
         with Web({"there": DATA}) as other:
             web.faults = lambda request: {
@@ -568,6 +594,7 @@ class TestHead:
 
     def test_refused(self, web, reader):
         refusal(LoadError, lambda: reader.head("none"), "answers 404")
+        assert [at.method for at in web.requests] == ["HEAD"]
         web.faults = lambda _: Status(503)
         refusal(TransferError, lambda: reader.head("a/model.gguf"), "answers 503")
         web.faults = lambda _: Status(403)
@@ -585,6 +612,10 @@ class TestGet:
     def test_too_long(self, web, reader, fault):
         web.faults = lambda _: fault
         refusal(LoadError, lambda: reader.get("a/model.gguf", SIZE - 1), f"more than {SIZE - 1} bytes")
+        web.files["huge"] = bytes(200 << 20)
+        refusal(LoadError, lambda: reader.get("huge", 10), "more than 10 bytes")
+        web.disconnect()
+        assert web.sent < 100 << 20, "the rest is not read"
 
     @pytest.mark.parametrize(
         ("fault", "kind", "match"),
@@ -647,6 +678,11 @@ class TestTls:
         with raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
             place = Place(url.replace("http://", "https://"))
             refusal(LoadError, lambda: part(opened(lambda _: place)), "does not speak TLS")
+
+    def test_a_break_while_keys_are_agreed(self):
+        with raw_server(b"") as url:
+            place = Place(url.replace("http://", "https://"))
+            refusal(TransferError, lambda: part(opened(lambda _: place)), "no connection to")
 
     @pytest.mark.parametrize("fault", [Reset(100), Truncate(100), Close(), Stall(50)])
     def test_a_break_midway(self, secure, trusting, fault):
@@ -736,17 +772,18 @@ class TestProxies:
 
 
 @contextlib.contextmanager
-def raw_server(answer: bytes, *, seconds: float = 0) -> Iterator[str]:
-    """Gives `answer` to the first connection, as it stands, and closes; a byte each `seconds` where that is asked."""
+def raw_server(answer: bytes, *, at_once: int = 0, seconds: float = 0) -> Iterator[str]:
+    """Gives `answer` to the first connection and closes; with `seconds`, after `at_once` bytes one each so often."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
             connection.recv(1 << 16)
-            for portion in [bytes([one]) for one in answer] if seconds else [answer]:
-                connection.sendall(portion)
-                if seconds:
-                    time.sleep(seconds)
+            first = at_once if seconds else len(answer)
+            connection.sendall(answer[:first])
+            for byte in answer[first:]:
+                time.sleep(seconds)
+                connection.sendall(bytes([byte]))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, daemon=True)

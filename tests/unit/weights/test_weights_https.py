@@ -12,7 +12,7 @@ from packager.weights.https import HttpsSource
 from packager.weights.schemes import open_source
 from packager.weights.source import SourceFile, read_file
 
-FILES = {"model.gguf": b"GGUF" * 1000, "sub/tokenizer.json": b"{}", "a b%ü.txt": b"odd", "empty": b""}
+FILES = {"model.gguf": b"GGUF" * 1000, "sub/tokenizer.json": b"{}", "a b%25#?ü.txt": b"odd", "empty": b""}
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +60,9 @@ class TestOneFile:
         assert web.requests[-1].headers["range"] == "bytes=0-0"
 
     def test_a_name_that_is_escaped(self, web):
-        source = open_source(f"{web.url}/models/one/a%20b%25%C3%BC.txt")
+        source = open_source(f"{web.url}/models/one/a%20b%2525%23%3F%C3%BC.txt")
         (file,) = source.inventory()
-        assert file == SourceFile("a b%ü.txt", 3)
+        assert file == SourceFile("a b%25#?ü.txt", 3)
         assert read_file(source, file) == b"odd"
 
     def test_a_query_that_is_no_secret_is_kept(self, web):
