@@ -48,7 +48,7 @@ def _of_package(package: Path, store: Store, on_bytes: OnBytes | None) -> tuple[
         raise OutputError(f"the weights are not on this machine: {lacking[0]}{more}", where=str(package), mend=mend)
     for one, place in zip(weights.files, places, strict=True):
         if file_digest(place, store, on_bytes) != one.sha256:
-            mend = "build the package again from its spec" if shipped else "run `packager store verify`"
+            mend = "build the package again from its spec" if shipped else "run `packager store verify --remove`"
             what = f"{one.path} is not what was packaged: it has another sha256"
             raise OutputError(what, where=str(place), mend=mend)
     pairs = zip(weights.files, places, strict=True)

@@ -188,6 +188,20 @@ def test_a_load_from_a_bucket_elsewhere(s3: FakeS3, tmp_path: Path) -> None:
     assert [store.path(file.sha256).read_bytes()[:1] for file in files] == [bytes([one]) for one in range(12)]
 
 
+def test_a_container_needs_botocore_alone(s3: FakeS3) -> None:
+    put_folder(s3)
+    code = (
+        "import sys\n"
+        "for name in ('boto3', 's3transfer', 'huggingface_hub', 'httpx', 'httpx2', 'requests'): sys.modules[name] = None\n"
+        "from packager.weights.schemes import open_source\n"
+        "from packager.weights.source import read_file\n"
+        "source = open_source('s3://models/tiny')\n"
+        "print(*(len(read_file(source, file)) for file in source.inventory()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.stdout.split(), done.stderr) == ([str(len(CONFIG)), str(len(WEIGHTS))], "")
+
+
 def test_without_the_library_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['botocore'] = None\n"
