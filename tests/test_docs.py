@@ -31,10 +31,12 @@ def test_commands_and_options_exist(name: str) -> None:
     for line in lines:
         words = shlex.split(line.partition("#")[0])
         assert words[0] in COMMANDS, f"{name}: packager {line}"
-        known = {
-            option for one in load_command(words[0]).params if isinstance(one, click.Option) for option in one.opts
-        }
-        known |= {option for one in load_command(words[0]).params for option in one.secondary_opts} | {"--help"}
+        command = load_command(words[0])
+        if isinstance(command, click.Group):
+            assert words[1] in command.commands, f"{name}: packager {line}"
+            command = command.commands[words[1]]
+        known = {option for one in command.params if isinstance(one, click.Option) for option in one.opts}
+        known |= {option for one in command.params for option in one.secondary_opts} | {"--help"}
         used = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert used <= known, f"{name}: packager {line}"
 

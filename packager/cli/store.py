@@ -131,8 +131,10 @@ def prune_command(
         console.result(f"{'would go' if chosen.dry_run else 'removed'}  {_line(item)}")
     for part in pruned.parts:
         console.result(f"{'would go' if chosen.dry_run else 'removed'}  {_part_line(part)}")
-    for item in pruned.used:
-        console.say(f"kept      {_line(item)}")
+    if pruned.used:
+        users = sorted({user for item in pruned.used for user in item.users})
+        kept = sum(item.size for item in pruned.used)
+        console.say(f"kept {_count(len(pruned.used), 'file')}, {kept:,} bytes, in use by {', '.join(users)}")
     console.result(_sum(pruned, dry_run=chosen.dry_run))
 
 

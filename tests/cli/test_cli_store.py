@@ -170,9 +170,11 @@ class TestPrune:
     def test_what_a_process_uses_stays_and_is_said(self, say, store, weights):
         with leased(store, "hello", {weights["a.bin"]: "a.bin"}):
             done = say("prune", "--all", "--json")
+            said = say("prune", "--all").stderr
         value = json.loads(done.stdout)
         assert [one["sha256"] for one in value["files"]] == [weights["b.bin"]]
         assert [one["sha256"] for one in value["kept"]] == [weights["a.bin"]]
+        assert said.startswith(f"kept 1 file, 1,000 bytes, in use by hello (pid {os.getpid()} on ")
 
     def test_not_while_a_build_runs(self, say, store, weights):
         with leased(store, "packager build", None):
