@@ -1,17 +1,22 @@
 """What an adapter is handed when a package is loaded: verified weights and adapters, and the words of the spec."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.packages import make_package
+from fakes.stores import loading_package, write_weights
 
 from packager.errors import IntegrityError
+from packager.fetch import fetch_package
 from packager.manifest import read_manifest
 from packager.runtime import engines
-from packager.runtime.load import load_engine
+from packager.runtime.load import load_engine, open_package
+from packager.runtime.logs import LOG
 from packager.runtime.metrics import Metrics
 from packager.store import Store
+from packager.weights.leases import living
 
 NOTING = """
 from packager.runtime.engine import EngineFacts
@@ -74,3 +79,34 @@ async def test_fetched_weights_and_adapters_come_from_their_own_sources(package,
     engine, _ = await load_engine(manifest, tmp_path / "elsewhere", Store(tmp_path / "store"), Metrics())
     assert (engine.setup.weights / "sub/more.json").read_text() == "model/sub/more.json"
     assert (engine.setup.adapters["two"] / "adapter_config.json").read_text() == "two/adapter_config.json"
+
+
+async def test_a_store_without_room_for_leases_is_loaded_from_and_said(tmp_path, caplog):
+    package = loading_package(tmp_path / "package", write_weights(tmp_path / "source", a=b"a"))
+    store = Store(tmp_path / "store")
+    fetch_package(read_manifest(package), store)
+    shutil.rmtree(store.root / "leases")
+    (store.root / "leases").write_text("in the way")
+    LOG.addHandler(caplog.handler)
+    try:
+        supervisor = open_package(package, store)
+        supervisor.start()
+        await supervisor.loaded()
+        await supervisor.stop()
+    finally:
+        LOG.removeHandler(caplog.handler)
+    (said,) = [record for record in {*caplog.records} if record.getMessage() == "no lease"]
+    assert said.fields == {"store": str(store.root), "reason": "File exists"}
+
+
+async def test_a_lease_ends_with_the_supervisor(tmp_path):
+    package = loading_package(tmp_path / "package", write_weights(tmp_path / "source", a=b"a"))
+    store = Store(tmp_path / "store")
+    supervisor = open_package(package, store)
+    assert living(store) == ()
+    supervisor.start()
+    await supervisor.loaded()
+    (lease,) = living(store)
+    assert (lease.holder, list(lease.files.values())) == ("hello", [f"file://{tmp_path}/source/a.bin"])
+    await supervisor.stop()
+    assert living(store) == ()
