@@ -41,7 +41,7 @@ from packager.weights.http import PORTION, HttpReader, HttpSettings, Place
 
 SIZE = 2 * PORTION + 12345
 DATA = random.Random(4).randbytes(SIZE)
-QUICK = HttpSettings(connect_seconds=5, stall_seconds=0.2, stall_bytes=1000)
+QUICK = HttpSettings(connect_seconds=5, stall_seconds=0.5, stall_bytes=1000)
 PATIENT = HttpSettings(connect_seconds=5, stall_seconds=5, stall_bytes=1)
 
 
@@ -321,18 +321,18 @@ class TestStalls:
 
     def test_slow_but_enough(self, web):
         """The body takes several windows, and each brings more than the least."""
-        web.faults = lambda _: Slow(20_000)
-        settings = HttpSettings(stall_seconds=0.05, stall_bytes=200)
+        web.faults = lambda _: Slow(4000)
+        settings = HttpSettings(stall_seconds=0.5, stall_bytes=200)
         with contextlib.closing(opened(at(web), settings)) as reader:
             assert part(reader) == DATA[10:5000]
 
     def test_a_slow_consumer_is_no_stall(self, web):
-        with contextlib.closing(opened(at(web), HttpSettings(stall_seconds=0.1, stall_bytes=SIZE))) as reader:
+        with contextlib.closing(opened(at(web), HttpSettings(stall_seconds=0.5, stall_bytes=SIZE))) as reader:
             found = []
             for data in reader.read("a/model.gguf", 0, SIZE, SIZE):
                 found.append(data)
-                if len(found) < 4:
-                    time.sleep(0.15)
+                if len(found) == 1:
+                    time.sleep(0.6)
             assert b"".join(found) == DATA
 
     def test_the_defaults(self):
