@@ -60,8 +60,6 @@ def fetch_package(manifest: Manifest, store: Store, watch: Watch = SILENT) -> Fe
             for part in parts:
                 lay_out(part, store)
         after = _inodes(parts, store)
-        if names:
-            store.remember("names", manifest.name, names)
     sizes = {file.sha256: file.size for part in parts for file in part.files}
     files = (
         FetchedFile(name, sha256, sizes[sha256], found=before.get(sha256) == after[sha256])

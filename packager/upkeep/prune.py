@@ -139,9 +139,13 @@ def _take_out(store: Store, paths: list[Path]) -> Path:
     staging = store.root / "tmp"
     staging.mkdir(parents=True, exist_ok=True)
     trash = Path(tempfile.mkdtemp(dir=staging, prefix="pruned-"))
-    for number, path in enumerate(paths):
-        with suppress(FileNotFoundError):
-            path.rename(trash / str(number))
+    try:
+        for number, path in enumerate(paths):
+            with suppress(FileNotFoundError):
+                path.rename(trash / str(number))
+    except OSError:
+        shutil.rmtree(trash, ignore_errors=True)
+        raise
     return trash
 
 

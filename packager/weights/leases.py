@@ -68,6 +68,8 @@ class Leasing:
                 file.close()
                 raise
         self._held = (final, file)
+        if self._files and self._store.recall("names", self._holder) != self._files:
+            self._store.remember("names", self._holder, self._files)  # for lists, when nobody holds them any more
 
     def release(self) -> None:
         """Give the files up. Idempotent."""

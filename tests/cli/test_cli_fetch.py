@@ -250,7 +250,7 @@ class TestInTheContainer:
             held.set()
             listed = packager("store", "list", cwd=tmp_path, cache=store.root).stdout.splitlines()
             assert "unfinished" in listed[0]
-            assert listed[0].endswith(f" of {len(data):,}")
+            assert listed[0].endswith(f"{web.url}/big.bin of {len(data):,}")
             before = web.sent
             done = packager("fetch", package, cwd=tmp_path, cache=store.root)
             assert done.returncode == 0, done.stderr

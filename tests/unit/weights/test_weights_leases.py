@@ -57,6 +57,7 @@ def test_a_lease_says_who_uses_what(store):
         assert (lease.holder, lease.pid, lease.files) == ("hello", os.getpid(), {"aa": "a.bin"})
     assert living(store) == ()
     assert files(store) == []
+    assert store.recall("names", "hello") == {"aa": "a.bin"}, "for lists, when nobody holds it"
 
 
 def test_it_is_taken_once_and_released_once(store):
