@@ -1,8 +1,9 @@
 """Weights at their source while they are locked: listed, judged, and hashed where the source knows no sha256."""
 
 import hashlib
-import time
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -18,6 +19,8 @@ from .tools import Tools
 
 _SMALL = 4 << 20
 """Bytes up to which a file that was judged is kept in memory until it is locked."""
+_AT_ONCE = 8
+"""Files that are read at a time."""
 _TRIES = 5
 _PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds of rest after a transfer broke off: the first, doubled each time, and the most."""
@@ -28,20 +31,22 @@ Read = TypeVar("Read")
 class Origin:
     """A source of which the small files are read once: what was judged is what is locked.
 
-    It is its own reader, with one connection; for one thread. Leaving the `with` block closes it.
+    It is its own reader, with a connection for each thread that reads. Leaving the `with` block closes them.
     """
 
     def __init__(self, source: Source, tools: Tools) -> None:
         self._source, self._tools = source, tools
-        self._reader: Reader | None = None
+        self._readers: dict[int, Reader] = {}  # by thread
         self._seen: dict[str, bytes] = {}
+        self._telling = threading.Lock()
+        self._over = threading.Event()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        for reader in self._readers.values():
+            reader.close()
 
     @property
     def uri(self) -> str:
@@ -52,7 +57,7 @@ class Origin:
         return self._source.revision
 
     def inventory(self) -> tuple[SourceFile, ...]:
-        return _persistently(self._source.inventory)
+        return self._persistently(self._source.inventory)
 
     def connect(self) -> "Origin":
         return self
@@ -68,12 +73,24 @@ class Origin:
             self._seen[path] = self._whole(path, 0, size, size)
         yield self._seen[path][start:stop]
 
-    def lock(self, file: SourceFile, *, keep: bool) -> WeightsFile:
-        """The file with its sha256, and with its chunks' digests where its bytes have to be read anyway.
+    def lock(self, files: Iterable[SourceFile], *, keep: bool) -> tuple[WeightsFile, ...]:
+        """Each file with its sha256, and with its chunks' digests where its bytes have to be read anyway.
 
         `keep` puts a local file into the store, where the package takes it from; of a remote one, only what has to be
         read is. The same source gives the same, whatever the store holds. Raises LoadError, IntegrityError.
         """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            locking = [pool.submit(self._lock, file, keep=keep) for file in files]
+            try:
+                for one in wait(locking, return_when=FIRST_EXCEPTION).done:
+                    one.result()
+            except BaseException:
+                self._over.set()  # none goes on with gigabytes that nobody wants any more
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            return tuple(one.result() for one in locking)
+
+    def _lock(self, file: SourceFile, *, keep: bool) -> WeightsFile:
         seen = self._seen.get(file.path)
         if isinstance(self._source, FileSource):
             locked = self._lock_local(file, self._source.locate(file.path), keep=keep)
@@ -89,7 +106,7 @@ class Origin:
     def _lock_local(self, file: SourceFile, path: Path, *, keep: bool) -> WeightsFile:
         if keep:
             # Verified whole when the package is written, and when it is loaded: chunks would serve nobody.
-            sha256 = file_digest(path, self._tools.store, self._tools.on_bytes)
+            sha256 = file_digest(path, self._tools.store, self._tell)
             if self._tools.store.find(sha256, file.size) is None:
                 self._tools.store.add(path, sha256=sha256)
             return WeightsFile(file.path, file.size, sha256)
@@ -109,29 +126,49 @@ class Origin:
             remember_digest(stored.path, stored.sha256, self._tools.store)
             return WeightsFile(file.path, file.size, stored.sha256, encode_chunks(file_chunks(pieces.finish())))
 
-        return _persistently(read)
+        return self._persistently(read)
 
     def _counted(self, file: SourceFile, pieces: PieceHasher, parts: Iterable[bytes]) -> Iterator[bytes]:
         done = 0
         for data in parts:
             pieces.update(data)
             done += len(data)
-            if self._tools.on_bytes is not None:
-                self._tools.on_bytes(f"read {file.path}", done, file.size)
+            self._tell(f"read {file.path}", done, file.size)
             yield data
 
+    def _tell(self, title: str, done: int, total: int) -> None:
+        if self._over.is_set():
+            raise LoadError("another file could not be had")  # which is what people are told
+        if self._tools.on_bytes is not None:
+            with self._telling:
+                self._tools.on_bytes(title, done, total)
+
+    def _persistently(self, read: Callable[[], Read]) -> Read:
+        """What `read` gives, tried again where a transfer breaks off."""
+        pause = _PAUSE
+        for _ in range(_TRIES - 1):
+            try:
+                return read()
+            except TransferError as error:
+                rest = pause if error.retry_after is None else error.retry_after
+            self._over.wait(min(rest, _LONGEST_PAUSE))
+            pause *= 2
+        return read()
+
     def _whole(self, path: str, start: int, stop: int, size: int) -> bytes:
-        return _persistently(lambda: b"".join(self._stream(path, start, stop, size)))
+        return self._persistently(lambda: b"".join(self._stream(path, start, stop, size)))
 
     def _stream(self, path: str, start: int, stop: int, size: int) -> Iterator[bytes]:
-        if self._reader is None:
-            self._reader = self._source.connect()
+        thread = threading.get_ident()
+        if thread not in self._readers:
+            self._readers[thread] = self._source.connect()
+        reader = self._readers[thread]
         try:
-            yield from self._reader.read(path, start, stop, size)
+            yield from reader.read(path, start, stop, size)
         except RangeError:
             if start or stop == size:
                 raise
-            yield from _first(self._reader.read(path, 0, size, size), stop)
+            yield from _first(reader.read(path, 0, size, size), stop)
 
 
 def _first(parts: Generator[bytes], stop: int) -> Iterator[bytes]:
@@ -142,19 +179,6 @@ def _first(parts: Generator[bytes], stop: int) -> Iterator[bytes]:
             stop -= len(part)
             if stop <= 0:
                 return
-
-
-def _persistently(read: Callable[[], Read]) -> Read:
-    """What `read` gives, tried again where a transfer breaks off."""
-    pause = _PAUSE
-    for _ in range(_TRIES - 1):
-        try:
-            return read()
-        except TransferError as error:
-            rest = pause if error.retry_after is None else error.retry_after
-        time.sleep(min(rest, _LONGEST_PAUSE))
-        pause *= 2
-    return read()
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
             what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
             raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
         lock_compiled(source, chosen, where)  # refused before anything large is read
-        files = tuple(source.lock(one, keep=asked.ship == "in_image") for one in chosen)
+        files = source.lock(chosen, keep=asked.ship == "in_image")
         hashed = [SourceFile(one.path, one.size, one.sha256) for one in files]
         compiled = lock_compiled(source, hashed, where)
     _raise(_trusted(file, asked, files))
@@ -76,7 +76,7 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
                 what = f"the adapter {adapter.name} lacks {' and '.join(lacking)}"
                 mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
                 raise SpecError(what, where=where, mend=mend)
-            files = tuple(source.lock(one, keep=keep) for one in chosen)
+            files = source.lock(chosen, keep=keep)
         locked[adapter.name] = WeightsLock(adapter.source, source.revision or adapter.revision or "", files)
     return locked
 
