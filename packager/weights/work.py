@@ -192,7 +192,8 @@ class Work:
     def failed(self, job: Job, error: TransferError) -> float | None:
         """A transfer broke off: the seconds until the next try, or None when there were enough."""
         with self.changed:
-            job.failures += 1
+            if time.monotonic() >= job.not_before:  # else it began before the last one broke: they broke together
+                job.failures += 1
             if job.failures > self.settings.tries or (error.retry_after or 0) > self.settings.rest:
                 return None
             pause = min(self.settings.longest, self.settings.pause * 2.0 ** (job.failures - 1))

@@ -116,6 +116,21 @@ class TestTransfersThatBreak:
         assert caught.value.problems[0].where == "there"
         assert stored(store, BIG) is None
 
+    def test_connections_that_break_together_count_once(self, store):
+        """A server that starts anew ends all connections to a file at once: that is one try of it."""
+        together = threading.Barrier(4)
+
+        def wrong(asked):
+            if asked.number >= 4:
+                return None
+            together.wait()
+            return TransferError("reset")
+
+        source, told = MemorySource({"a": BIG}, wrong=wrong), Told()
+        fetch_files(want(source), store, told, FetchSettings(first=4, pause=1.0, longest=1.0, tries=2))
+        assert stored(store, BIG) == BIG
+        assert len(told.retries) == 4
+
     def test_progress_starts_the_count_again(self, store):
         """A bad line that brings a piece each time gets there."""
         source = MemorySource({"a": BIG})
