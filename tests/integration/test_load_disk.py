@@ -1,0 +1,107 @@
+"""Stores on disks that are full or cannot be written: real file systems, mounted for the test (root only)."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.machine import missing
+from fakes.sources import MemorySource, locked
+
+from packager.errors import LoadError
+from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsManifest
+from packager.store import Store
+from packager.weights.chunks import PIECE
+from packager.weights.fetch import FetchSettings, Wanted, fetch_files
+from packager.weights.load import ensure_weights
+
+BIG = bytes(range(256)) * (5 * PIECE // 256)
+ONE = FetchSettings(connections=1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 8 MiB."""
+    if os.geteuid():
+        missing("root, to mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_too_small_from_the_beginning(small_disk: Path) -> None:
+    """Nothing is asked of the source, and nothing is left on the disk."""
+    source = MemorySource({"a": BIG * 2})
+    with pytest.raises(LoadError, match=r"0\.01 GB are to come, 0\.01 GB are free") as caught:
+        fetch_files([Wanted(locked("a", BIG * 2), source)], Store(small_disk / "store"), settings=ONE)
+    assert "packager store prune" in caught.value.problems[0].mend
+    assert source.asked == []
+    assert not [path for path in small_disk.rglob("*") if path.is_file()]
+
+
+def test_full_in_the_middle(small_disk: Path) -> None:
+    """Somebody else fills the disk: said clearly, what came is kept, and with room again it goes on there."""
+    store, other = Store(small_disk / "store"), small_disk / "other"
+    source = MemorySource({"a": BIG})
+
+    def fill(portion: bytes, at: int) -> bytes:
+        if at >= 2 * PIECE and not other.exists():
+            status = os.statvfs(small_disk)
+            other.write_bytes(bytes(status.f_bavail * status.f_frsize))
+        return portion
+
+    source.wrong = lambda _: fill
+    with pytest.raises(LoadError, match="the disk is full") as caught:
+        fetch_files([Wanted(locked("a", BIG), source)], store, settings=ONE)
+    assert "what was fetched is kept" in caught.value.problems[0].mend
+    assert store.find(locked("a", BIG).sha256) is None
+    other.unlink()
+    source.wrong, source.given = lambda _: None, 0
+    fetch_files([Wanted(locked("a", BIG), source)], store, settings=ONE)
+    assert source.given == len(BIG) - 2 * PIECE
+    assert store.path(locked("a", BIG).sha256).read_bytes() == BIG
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Manifest:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/model.gguf").write_bytes(BIG)
+    weights = WeightsManifest(f"file://{tmp_path}/source", "", "on_load", ".", (locked("model.gguf", BIG),))
+    serving = ServingManifest("standalone", "packager", 1, 1, 1, 1)
+    return Manifest("hello", "0", EngineManifest("llama_cpp", "1", {}), weights, serving)
+
+
+class TestReadOnly:
+    @pytest.fixture
+    def freeze(self, small_disk: Path):
+        def freeze() -> None:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+        return freeze
+
+    def test_with_everything_present(self, small_disk, package, tmp_path, freeze) -> None:
+        store = Store(small_disk)
+        ensure_weights(package, tmp_path, store)
+        freeze()
+        (tmp_path / "source/model.gguf").unlink()
+        root = ensure_weights(package, tmp_path, store)
+        assert (root / "model.gguf").read_bytes() == BIG
+
+    def test_with_the_files_alone(self, small_disk, package, tmp_path, freeze) -> None:
+        """Without its memos it is hashed at each load, and laid out beside the process's temporary files."""
+        store = Store(small_disk)
+        store.put([BIG])
+        freeze()
+        (tmp_path / "source/model.gguf").unlink()
+        root = ensure_weights(package, tmp_path, store)
+        assert (root / "model.gguf").read_bytes() == BIG
+        assert not root.is_relative_to(small_disk)
+
+    def test_with_something_missing(self, small_disk, package, tmp_path, freeze) -> None:
+        freeze()
+        with pytest.raises(LoadError, match="cannot be written, and not all that is needed is in it") as caught:
+            ensure_weights(package, tmp_path, Store(small_disk))
+        assert "packager fetch" in caught.value.problems[0].mend
