@@ -70,6 +70,26 @@ def system_packages(spec: ModelSpec) -> list[str]:
     return sorted({*engine, *spec.image.system_packages})
 
 
+_CREDENTIALS = {"hf": "HF_TOKEN", "s3": "AWS's usual variables and files", "https": "~/.netrc"}
+"""Where each kind of source looks for a login, should it want one."""
+
+
+def _loading(manifest: Manifest) -> str:
+    """What a package needs that fetches its weights when it starts."""
+    weights = manifest.weights
+    if weights is None or weights.ship != "on_load":
+        return ""
+    scheme = weights.source.partition("://")[0]
+    login = f"; a login, where one is needed: {_CREDENTIALS[scheme]}" if scheme in _CREDENTIALS else ""
+    revision = f" at {weights.revision}" if weights.revision else ""
+    return f"""
+When it starts it fetches its weights from {weights.source}{revision} into PACKAGER_CACHE,
+verifies them, and finds them there the next time{login}. To fetch without starting:
+
+    PYTHONPATH=packages python -m packager_runtime.fetch .
+"""
+
+
 def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
     """One screen: what this folder is and how to run it."""
     weights = manifest.weights
@@ -98,7 +118,7 @@ Serve it here, with nothing but these requirements (any of):
     pip install --require-hashes -r requirements.txt
     bentoml serve                                                    # from inside this folder
     PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
-{index}{libraries}
+{index}{libraries}{_loading(manifest)}
 Ask it:
 
     curl -N localhost:{spec.serving.port}/v1/chat/completions -H 'content-type: application/json' \\

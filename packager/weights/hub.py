@@ -116,7 +116,7 @@ class HubSource:
                 raise ValueError(f"it lists {file.path!r} with {file.size!r} bytes")
             if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
                 raise ValueError(f"{sha256!r} is no sha256")
-            if not any(part.startswith(".") for part in path.split("/")):
+            if not any(part.startswith(".") and part not in (".", "..") for part in path.split("/")):
                 found.append(SourceFile(path, file.size, sha256))
         return tuple(sorted(found, key=lambda file: file.path))
 

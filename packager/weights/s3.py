@@ -292,4 +292,4 @@ def _connect(region: str | None) -> Any:
 
 def _hidden(path: str) -> bool:
     """Whether people keep it out of sight; the same files of a folder are left out."""
-    return any(part.startswith(".") for part in path.split("/"))
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
