@@ -26,7 +26,7 @@ def test_links_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_and_options_exist(name: str) -> None:
     """Every `packager ...` line of a page names a command and options that there are."""
-    text = (ROOT / name).read_text("utf-8")
+    text = (ROOT / name).read_text("utf-8").replace("\\\n", "")
     lines = re.findall(r"^\s{4}packager (.+)$", text, re.MULTILINE) + re.findall(r"`packager ([a-z][^`]+)`", text)
     for line in lines:
         words = shlex.split(line.partition("#")[0])
