@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes.cli import ROOT, build, packager
+from fakes.hub import Hub
 
 from packager.store import Store
 
@@ -81,6 +82,51 @@ def test_docker_runs_it_read_only_as_nobody_and_it_streams(docker: Docker, loade
         assert docker("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
     finally:
         docker("rm", "--force", container)
+
+
+LOADING = """name: from-hub
+engine: {kind: llama_cpp}
+weights: {source: "hf://ada/hello", ship: on_load}
+"""
+
+
+@pytest.mark.docker
+def test_docker_fetches_in_an_init_container_and_serves_from_a_read_only_store(
+    docker: Docker, shared_cache: Path, tmp_path: Path
+) -> None:
+    """As docs/how-to/air-gapped.md has it for a pod: user 65532, a read-only root, the hub asked by the first alone."""
+    (tmp_path / "spec").mkdir()
+    (tmp_path / "spec/packager.yaml").write_text(LOADING)
+    store = tmp_path / "store"
+    store.mkdir()
+    os.chown(store, 65532, 65532)
+    frozen = ("--network", "host", "--read-only", "--tmpfs", "/tmp:mode=1777", "--env", "PACKAGER_CACHE=/store")
+    port = free_port()
+    with Hub() as hub:
+        hub.add_repo("ada/hello", {"hello.gguf": (ROOT / "examples/hello/hello.gguf").read_bytes()}, lfs=("*.gguf",))
+        env = {"DOCKER_HOST": docker.env["DOCKER_HOST"], "HF_ENDPOINT": hub.url}
+        image = build("spec", "--docker", cwd=tmp_path, cache=shared_cache, env=env)["reference"]
+        container = ""
+        try:
+            docker(
+                "run", "--rm", *frozen, "--volume", f"{store}:/store", "--env", f"HF_ENDPOINT={hub.url}",
+                "--entrypoint", "/usr/bin/python3", image, "-m", "packager_runtime.fetch", "/app",
+            )  # fmt: skip
+            (stored,) = (path for path in store.glob("sha256/*/*"))
+            assert (stored.stat().st_uid, stored.stat().st_mode & 0o777) == (65532, 0o444)
+            asked = len(hub.requests)
+            container = docker(
+                "run", "--detach", *frozen, "--volume", f"{store}:/store:ro", "--env", f"HF_ENDPOINT={hub.url}",
+                "--env", "PACKAGER_OFFLINE=1", "--tmpfs", "/var/cache/packager:uid=65532,gid=65532,mode=0755",
+                image, "--port", str(port),
+            )  # fmt: skip
+            wait_until_ready(port, docker, container)
+            assert stream(port, "from-hub")[1]
+            assert len(hub.requests) == asked
+        finally:
+            if container:
+                docker("rm", "--force", container)
+            docker("rmi", "--force", image)
 
 
 @pytest.mark.docker
