@@ -8,11 +8,12 @@ a kill -9 leaves at most a stray temporary file.
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Store:
             return None
         if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
             return None
-        _note_use(path, status)
+        note_use(path, status)
         return StoredFile(sha256, status.st_size, path)
 
     def add(self, source: Path, *, sha256: str | None = None) -> StoredFile:
@@ -92,12 +93,33 @@ class Store:
             final = self.path(found)
             final.parent.mkdir(parents=True, exist_ok=True)
             Path(temporary).replace(final)
-            sync_folder(final.parent)
+            _sync(final.parent)
         finally:
             with suppress(FileNotFoundError):
                 Path(temporary).unlink()
         self.remember("name", found, name)
         return StoredFile(found, size, final)
+
+    def put_small(self, files: Mapping[str, bytes]) -> None:
+        """Put files, each known to have the digest that it is given under: many at a time wait for the disk together."""
+        staging = self.root / "tmp"
+        staging.mkdir(parents=True, exist_ok=True)
+        written: dict[Path, Path] = {}
+        try:
+            for sha256, data in files.items():
+                temporary = staging / secrets.token_hex(16)
+                written[temporary] = self.path(sha256)
+                _write_new(temporary, data)
+            for temporary in written:
+                _sync(temporary)
+            for temporary, final in written.items():
+                final.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(final)
+            for folder in {final.parent for final in written.values()}:
+                _sync(folder)
+        finally:
+            for temporary in written:
+                temporary.unlink(missing_ok=True)
 
     def publish(self, path: Path, descriptor: int, sha256: str) -> StoredFile:
         """Give the file at `path`, open as `descriptor` and known to have this digest, its final name, durably.
@@ -140,7 +162,7 @@ class Store:
         return self.root / "memo" / kind / f"{key}.json"
 
 
-def _note_use(path: Path, status: os.stat_result) -> None:
+def note_use(path: str | Path, status: os.stat_result) -> None:
     """Set the time of access: what reading does to it differs from one mount to the next (noatime, relatime)."""
     now = time.time()
     if now - status.st_atime > _USE_GRAIN:
@@ -179,8 +201,24 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """A new read-only file with these bytes, not synced yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _READ_ONLY)
+    try:
+        os.fchmod(descriptor, _READ_ONLY)  # whatever the umask says
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
     finally:
         os.close(descriptor)

@@ -56,7 +56,7 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            return _private(folder, sha256, size)  # a link was planted there
+            return private_claim(folder, sha256, size)  # a link was planted there
         held = _lock(descriptor)
         if held is False:
             os.close(descriptor)
@@ -72,7 +72,7 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
         ):
             return Claim(folder / f"{sha256}.part", journal, descriptor, private=False)
         os.close(descriptor)
-        return _private(folder, sha256, size)
+        return private_claim(folder, sha256, size)
 
 
 def machine() -> str:
@@ -89,7 +89,8 @@ def header(sha256: str, size: int) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _private(folder: Path, sha256: str, size: int) -> Claim:
+def private_claim(folder: Path, sha256: str, size: int) -> Claim:
+    """A claim that is always given: on a part of its own, whatever others do."""
     name = f"{sha256}.{secrets.token_hex(8)}"
     journal = folder / f"{name}.journal"
     _begin_journal(journal, sha256, size)

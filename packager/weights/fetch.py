@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
+from ..digest import sha256_hex
 from ..errors import IntegrityError, LoadError, RangeError, TransferError
 from ..manifest import WeightsFile
 from ..store import Store
-from .chunks import PIECE, PIECES, decode_chunks, encode_chunks, piece_count, piece_size, pieces_of_chunk
-from .claim import take_claim
+from .chunks import PIECE, PIECES, decode_chunks, encode_chunks, piece_size, pieces_of_chunk
+from .claim import private_claim, take_claim
 from .identity import find_intact, remember_digest
 from .pace import WINDOW
-from .part import Part, Portions, room_error
+from .part import Memory, Part, Portions, room_error
+from .small import SmallFiles
 from .source import Reader
 from .watch import ALL, SILENT, Watch
 from .work import FetchSettings, Job, Task, Wanted, Work
@@ -29,6 +31,8 @@ _BAD_CHUNKS = 3
 """How often a chunk may come wrong."""
 _TELL = 0.2
 """Seconds between two words about progress."""
+_HELD = 64
+"""Pieces (MiB) that may wait in memory until they can be hashed."""
 _LAST = 5.0
 """Seconds that workers have to end; one that hangs in a read ends with its connection's timeout, unattended."""
 _DEFAULT = FetchSettings()
@@ -73,37 +77,42 @@ class _Fetch:
         self._store = store
         self._watch = watch
         self._parts = store.root / "parts"
+        self._small = SmallFiles(store, sum(job.small for job in work.jobs))
+        self._memory = Memory(_HELD)
+        self._threads: list[threading.Thread] = []
         self._received: list[int] = []  # bytes, by worker
         self._total = sum(job.file.size for job in work.jobs)
 
     def run(self) -> int:
-        pieces = sum(max(1, piece_count(job.file.size)) for job in self._work.jobs)
-        count = min(self._work.settings.connections, pieces)
-        threads = [threading.Thread(target=self._serve, args=(number,), daemon=True) for number in range(count)]
-        self._received = [0] * count
-        for thread in threads:
-            thread.start()
         try:
+            self._start_workers()
             self._attend()
         except BaseException as error:
             self._work.stop(error)
             raise
         finally:
             until = time.monotonic() + _LAST
-            for thread in threads:
+            for thread in self._threads:
                 thread.join(max(0.0, until - time.monotonic()))
             self._close()
         if self._work.error is not None:
             raise self._work.error
         return sum(self._received)
 
+    def _start_workers(self) -> None:
+        """As many as the pace allows; what it allows less later sleeps."""
+        while len(self._threads) < self._work.pace.limit:
+            number = len(self._threads)
+            self._received.append(0)
+            self._threads.append(threading.Thread(target=self._serve, args=(number,), daemon=True))
+            self._threads[-1].start()
+
     def _attend(self) -> None:
         """Say how it goes, and set the pace, until all is done."""
         then, before = time.monotonic(), 0
         while True:
-            with self._work.changed:
-                over = self._work.over or self._work.changed.wait_for(lambda: self._work.over, _TELL)
-                busy = self._work.running >= self._work.pace.limit
+            over = self._work.ended.wait(_TELL)
+            busy = self._work.running >= self._work.pace.limit
             self._tell()
             if over:
                 return
@@ -113,6 +122,7 @@ class _Fetch:
                     with self._work.changed:
                         self._work.pace.observe((received - before) / (now - then))
                         self._work.changed.notify_all()
+                    self._start_workers()
                 then, before = now, received
 
     def _tell(self) -> None:
@@ -126,6 +136,7 @@ class _Fetch:
         for job in self._work.jobs:
             if job.part is not None and not job.finished and job.workers == 0:
                 job.part.close(done=False)
+        self._small.close()
 
     # One worker
 
@@ -143,15 +154,14 @@ class _Fetch:
     def _do(self, task: Task, number: int, readers: dict[int, Reader]) -> None:
         job = task.job
         try:
-            if job.part is None:
+            if job.small:
+                self._fetch_small(job, readers, number)
+            elif job.part is None:
                 self._open(job)
             elif task.left is None:
                 self._finish(job, job.part)
             else:
-                source = job.wanted.source
-                if id(source) not in readers:
-                    readers[id(source)] = source.connect()
-                self._fetch_span(task, job.part, readers[id(source)], number)
+                self._fetch_span(task, job.part, self._reader(job, readers), number)
         except RangeError:
             task.left = None
             self._work.whole(job)
@@ -164,16 +174,45 @@ class _Fetch:
         finally:
             self._work.give_back(task)
 
+    @staticmethod
+    def _reader(job: Job, readers: dict[int, Reader]) -> Reader:
+        """The worker's own way to the job's source."""
+        source = job.wanted.source
+        if id(source) not in readers:
+            readers[id(source)] = source.connect()
+        return readers[id(source)]
+
+    def _fetch_small(self, job: Job, readers: dict[int, Reader], number: int) -> None:
+        """Fetch a small file whole; it gets its name together with others."""
+        if not self._small.claim(self._work.settings.patience):
+            self._work.later(job)
+            return
+        found = find_intact(job.file, self._store) is not None  # another process was at it until now
+        data, size = b"", job.file.size
+        if not found and size:
+            with closing(self._reader(job, readers).read(job.file.path, 0, size, size)) as stream:
+                for portion in stream:
+                    self._received[number] += len(portion)
+                    data += portion
+        if not found and (digest := sha256_hex(data)) != job.file.sha256:
+            self._once_more(job, digest)
+            return
+        self._work.wrote(job)
+        for done in self._small.add(job, None if found else data):
+            self._work.open(done, None)
+
     def _open(self, job: Job) -> None:
         """Claim the file and take up what is there of it, unless another process has it, or is at it."""
         claim = take_claim(self._parts, job.file.sha256, job.file.size)
+        if claim is None and job.stuck(self._parts, self._work.settings.patience):
+            claim = private_claim(self._parts, job.file.sha256, job.file.size)
         if claim is None:
             self._work.later(job)
         elif find_intact(job.file, self._store) is not None:  # another process was at it until now
             claim.release(done=True)
             self._work.open(job, None)
         else:
-            part = Part(job.file, claim, self._learned(job.file))
+            part = Part(job.file, claim, self._learned(job.file), self._memory)
             part.resume()
             self._work.open(job, part)
 
@@ -242,17 +281,24 @@ class _Fetch:
         self._watch.on_bytes(job.title, job.file.size, job.file.size)
 
     def _start_over(self, job: Job, part: Part, found: str) -> None:
+        """From the beginning, unless that was done already."""
+        try:
+            self._once_more(job, found)
+        except IntegrityError:
+            part.close(done=True)
+            job.part = None
+            raise
+        part.reset()
+        self._work.open(job, part)
+
+    def _once_more(self, job: Job, found: str) -> None:
         """Something in it is wrong, and nothing says what: once more from the beginning, then no more."""
         job.restarts += 1
         if job.restarts > 1:
-            part.close(done=True)
-            job.part = None
             what = f"{job.file.path} has sha256 {found[:12]}, the manifest says {job.file.sha256[:12]}; fetched twice"
             mend = "the source has another file than was locked: restore it there, or lock and build again"
             raise IntegrityError(what, where=f"{job.wanted.source.uri}/{job.file.path}", mend=mend)
-        part.reset()
         self._watch.retried(job.title, "its sha256 is wrong")
-        self._work.open(job, part)
 
 
 def disk_error(error: OSError, folder: Path) -> LoadError:

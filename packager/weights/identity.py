@@ -2,15 +2,20 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..digest import CHUNK, sha256_hex
+from ..digest import CHUNK, canonical_json, sha256_hex
 from ..manifest import WeightsFile
-from ..store import Store, StoredFile
+from ..store import Store, StoredFile, note_use
+from .chunks import PIECE
 
 OnBytes = Callable[[str, int, int], None]
 """Progress: title, bytes done, bytes in total."""
+SMALL = PIECE
+"""Bytes of a small file, at most: such are fetched whole, and hashed anew rather than remembered one by one."""
 
 
 def find_intact(
@@ -26,10 +31,11 @@ def find_intact(
 def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None, *, again: bool = False) -> str:
     """Hex sha256 of the file at `path`, remembered in `store` while size, inode and times stay as they are.
 
-    `again` hashes it whatever is remembered.
+    `again` hashes it whatever is remembered. Of small files nothing is remembered: reading a memo costs as much.
     """
-    key, seen = _identity(path, store)
-    memo = None if again else store.recall("digest", key)
+    status = path.stat()
+    key, seen = _identity(path, status, store) if status.st_size > SMALL else ("", [])
+    memo = None if again or not key else store.recall("digest", key)
     if isinstance(memo, list) and memo[1:] == seen:
         return str(memo[0])
     hasher, done = hashlib.sha256(), 0
@@ -38,27 +44,61 @@ def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None, *, ag
             hasher.update(chunk)
             done += len(chunk)
             if on_bytes is not None:
-                on_bytes(f"verify {path.name}", done, int(seen[0]))
-    store.remember("digest", key, [hasher.hexdigest(), *seen])
+                on_bytes(f"verify {path.name}", done, status.st_size)
+    if key:
+        store.remember("digest", key, [hasher.hexdigest(), *seen])
     return hasher.hexdigest()
 
 
 def remember_digest(path: Path, sha256: str, store: Store) -> None:
     """The file at `path` was hashed while it was written: not again."""
-    key, seen = _identity(path, store)
-    store.remember("digest", key, [sha256, *seen])
+    status = path.stat()
+    if status.st_size > SMALL:
+        key, seen = _identity(path, status, store)
+        store.remember("digest", key, [sha256, *seen])
 
 
-def _identity(path: Path, store: Store) -> tuple[str, list[int]]:
+class Intact:
+    """Which files of one set the store had intact at the last look, remembered together: thousands are told in no time."""
+
+    def __init__(self, files: Sequence[WeightsFile], store: Store) -> None:
+        self._files, self._store = files, store
+        self._key = sha256_hex(canonical_json(sorted(file.sha256 for file in files)))
+        memo = store.recall("intact", self._key)
+        self._seen: Mapping[str, Any] = memo if isinstance(memo, dict) else {}
+
+    def has(self, file: WeightsFile) -> bool:
+        """Whether the file is as it was when it was verified."""
+        path = self._path(file)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode) or self._seen.get(file.sha256) != _seen(status):
+            return False
+        note_use(path, status)
+        return True
+
+    def remember(self) -> None:
+        """Every file of the set is in the store now, verified."""
+        seen = {file.sha256: _seen(os.lstat(self._path(file))) for file in self._files}
+        if seen != self._seen:
+            self._store.remember("intact", self._key, seen)
+
+    def _path(self, file: WeightsFile) -> str:
+        return f"{self._store.root}/sha256/{file.sha256[:2]}/{file.sha256}"
+
+
+def _identity(path: Path, status: os.stat_result, store: Store) -> tuple[str, list[int]]:
     """Under which key the file's digest is remembered, and what must not have changed since."""
-    status, real, root = path.stat(), path.resolve(), store.root.resolve()
-    seen = [status.st_size, status.st_ino, status.st_mtime_ns]
+    real, root = path.resolve(), store.root.resolve()
     if real.is_relative_to(root):
         # By its name in the store: the same volume may be mounted elsewhere, as another device.
-        name = os.fsencode(real.relative_to(root))
-    else:
-        name = os.fsencode(real)
-        # The change time tells of a change whose mtime was put back. But a new link moves it too, and packages are
-        # linked from the store at each build: within it only we write, and read-only.
-        seen += [status.st_dev, status.st_ctime_ns]
-    return sha256_hex(name), seen
+        return sha256_hex(os.fsencode(real.relative_to(root))), _seen(status)
+    # The change time tells of a change whose mtime was put back. But a new link moves it too, and packages are
+    # linked from the store at each build: within it only we write, and read-only.
+    return sha256_hex(os.fsencode(real)), [*_seen(status), status.st_dev, status.st_ctime_ns]
+
+
+def _seen(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_ino, status.st_mtime_ns]

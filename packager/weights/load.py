@@ -18,7 +18,7 @@ from ..errors import FetchError, IntegrityError, LoadError, PackageError
 from ..manifest import Manifest, WeightsFile, WeightsManifest
 from ..store import Store
 from .fetch import Wanted, disk_error, fetch_files
-from .identity import OnBytes, file_digest, find_intact
+from .identity import Intact, OnBytes, file_digest, find_intact
 from .mirrors import open_locked
 from .policy import check_names
 from .watch import SILENT, Checks, Watch
@@ -50,20 +50,16 @@ def ensure_adapters(manifest: Manifest, package: Path, store: Store, *, watch: W
     return {name: _ensure(one, folder / name, store, watch) for name, one in manifest.adapters.items()}
 
 
-def weights_digests(manifest: Manifest) -> frozenset[str]:
-    """The sha256 of every file that loading takes from the store."""
-    every = [*manifest.adapters.values(), *([manifest.weights] if manifest.weights else [])]
-    return frozenset(file.sha256 for one in every if one.ship == "on_load" for file in one.files)
-
-
 def fetch_weights(weights: WeightsManifest, store: Store, watch: Watch = SILENT) -> int:
     """Bring every file of `weights` that is not there, intact, into the store. Gives the bytes that were transferred."""
     watch.phase("resolve")
     if problems := check_names(weights.files):
         raise PackageError.collect(problems)
     watch.phase("verify")
-    missing = _missing(weights.files, store, watch)
+    intact = Intact(weights.files, store)
+    missing = _missing(weights.files, store, intact, watch)
     if not missing:
+        intact.remember()
         return 0
     source = open_locked(weights.source, weights.revision)
     if environ.OFFLINE.get() == "1" and not source.uri.startswith("file://"):
@@ -72,7 +68,9 @@ def fetch_weights(weights: WeightsManifest, store: Store, watch: Watch = SILENT)
         mend = "fill the store with `packager fetch` where there is a network, and bring it here"
         raise FetchError(what, where=str(store.root), mend=mend)
     watch.phase("download")
-    return fetch_files([Wanted(file, source) for file in missing], store, watch)
+    fetched = fetch_files([Wanted(file, source) for file in missing], store, watch)
+    intact.remember()
+    return fetched
 
 
 def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) -> Path:
@@ -88,17 +86,21 @@ def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) ->
     return lay_out(weights, store)
 
 
-def _missing(files: Sequence[WeightsFile], store: Store, watch: Watch) -> list[WeightsFile]:
-    again, checks = environ.VERIFY.get() == "always", Checks(watch, files)
+def _missing(files: Sequence[WeightsFile], store: Store, intact: Intact, watch: Watch) -> list[WeightsFile]:
+    again = environ.VERIFY.get() == "always"
+    doubtful = [file for file in files if again or not intact.has(file)]
+    checks = Checks(watch, doubtful)
     found = _each(
         lambda file: checks.run(file, lambda told: find_intact(file, store, told, again=again)),
-        files,
+        doubtful,
     )
-    return [file for file, stored in zip(files, found, strict=True) if stored is None]
+    return [file for file, stored in zip(doubtful, found, strict=True) if stored is None]
 
 
 def _each(do: Callable[[WeightsFile], Found], files: Sequence[WeightsFile]) -> list[Found]:
     """`do` for every file: a hash is one processor's work, so several at a time."""
+    if not files:
+        return []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(do, files))
 

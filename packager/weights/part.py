@@ -26,14 +26,31 @@ Portions = Sequence[bytes | memoryview]
 """The bytes of a piece, as they came."""
 
 
+class Memory:
+    """Room for pieces that wait to be hashed, shared by all parts of a fetch. What finds none is read again later."""
+
+    def __init__(self, pieces: int) -> None:
+        self._room = threading.Semaphore(pieces)
+
+    def take(self) -> bool:
+        """Whether there was room for one more piece."""
+        return self._room.acquire(blocking=False)
+
+    def give(self) -> None:
+        """A piece is gone."""
+        self._room.release()
+
+
 class Part:
     """The part that `claim` gives the right to write. Safe to use from several threads, a piece from one at a time.
 
     `chunks` are the digests of the file's chunks, where they are known: a piece counts once its chunk is whole and
-    right. Raises OSError where the disk does.
+    right. `memory` is where pieces wait that cannot be hashed yet. Raises OSError where the disk does.
     """
 
-    def __init__(self, file: WeightsFile, claim: Claim, chunks: Sequence[bytes] | None = None) -> None:
+    def __init__(
+        self, file: WeightsFile, claim: Claim, chunks: Sequence[bytes] | None = None, memory: "Memory | None" = None
+    ) -> None:
         self.file = file
         self.count = piece_count(file.size)
         self.chunks = chunks if chunks is not None else decode_chunks(file.chunks, file.size)
@@ -43,9 +60,8 @@ class Part:
         self._lock = threading.Lock()
         self._digests: dict[int, bytes] = {}  # of every piece that is written
         self._writing: set[int] = set()
-        self._ready: set[int] = (
-            set()
-        )  # those of them that may be hashed: their chunk is right, or nothing is known of it
+        self._ready: set[int] = set()  # those of them that may be hashed: their chunk is right, or nothing is known
+        self._memory, self._held = memory or Memory(0), dict[int, Portions]()
         self._hasher, self._hashed = hashlib.sha256(), 0
         self._turn = threading.Lock()
 
@@ -55,10 +71,11 @@ class Part:
         """Take up what an earlier attempt, and parts that may not be written, have of this file."""
         os.ftruncate(self._descriptor, self.file.size)
         self._adopt(self._descriptor, _read_journal(self._claim.journal, self.file), copy=False)
-        for journal in sorted(self._claim.journal.parent.glob(f"{self.file.sha256}*.journal")):
-            if journal != self._claim.journal and len(self._digests) < self.count:
+        own = self._claim.journal
+        for path in sorted(own.parent.iterdir()):
+            if path.name.startswith(self.file.sha256) and path.suffix == ".journal" and path != own:
                 with suppress(OSError):
-                    self._adopt_other(journal)
+                    self._adopt_other(path)
 
     def _adopt_other(self, journal: Path) -> None:
         other = os.open(journal.with_suffix(".part"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -78,7 +95,8 @@ class Part:
                 self.write(number, (data,))
             else:
                 self._digests[number] = digest
-                self._settle(number, (data,))
+                self._hold(number, (data,))
+                self._settle(number)
 
     # Writing
 
@@ -99,7 +117,8 @@ class Part:
         finally:
             with self._lock:
                 self._writing.discard(number)
-        return self._settle(number, data)
+        self._hold(number, data)
+        return self._settle(number)
 
     def _put(self, number: int, data: Portions) -> bytes:
         hasher, offset, size = blake3(), number * PIECE, 0
@@ -115,8 +134,9 @@ class Part:
         os.write(self._claim.descriptor, b"%d %s\n" % (number, digest.hex().encode()))
         return digest
 
-    def _settle(self, number: int, data: Portions) -> bool:
+    def _settle(self, number: int) -> bool:
         """Whether the piece's chunk is right or unknown yet; hashes what became contiguous."""
+        numbers = range(number, number + 1)
         if self.chunks is not None:
             chunk = number // PIECES
             numbers = pieces_of_chunk(self.file.size, chunk)
@@ -124,29 +144,43 @@ class Part:
                 if not all(one in self._digests for one in numbers):
                     return True
                 right = chunk_digest([self._digests[one] for one in numbers]) == self.chunks[chunk]
-                if right:
-                    self._ready.update(numbers)
-                else:
+                if not right:
                     for one in numbers:
                         del self._digests[one]
             if not right:
+                for one in numbers:
+                    self._take(one)
                 return False
-        else:
-            with self._lock:
-                self._ready.add(number)
-        self._follow(number, data)
+        with self._lock:
+            self._ready.update(numbers)
+        self._follow()
         return True
 
-    def _follow(self, number: int, data: Portions) -> None:
+    def _follow(self) -> None:
         """Hash what is contiguous; one thread does it at a time, the others go on fetching."""
         while self._hashed in self._ready and self._turn.acquire(blocking=False):
             try:
                 while self._hashed in self._ready:
-                    for portion in data if self._hashed == number else (self._piece(self._hashed),):
-                        self._hasher.update(portion)
-                    self._hashed += 1
+                    self._hash()
             finally:
                 self._turn.release()
+
+    def _hash(self) -> None:
+        """Hash the next piece, from memory when it is there."""
+        for portion in self._take(self._hashed) or (self._piece(self._hashed),):
+            self._hasher.update(portion)
+        self._hashed += 1
+
+    def _hold(self, number: int, data: Portions) -> None:
+        """Keep a piece in memory until its turn comes, if there is room."""
+        if self._memory.take():
+            self._held[number] = data
+
+    def _take(self, number: int) -> Portions | None:
+        data = self._held.pop(number, None)
+        if data is not None:
+            self._memory.give()
+        return data
 
     def _piece(self, number: int) -> bytes:
         data = os.pread(self._descriptor, PIECE, number * PIECE)
@@ -172,8 +206,7 @@ class Part:
         """Hex sha256 of the whole part. Every piece must be there."""
         with self._turn:
             while self._hashed < self.count:
-                self._hasher.update(self._piece(self._hashed))
-                self._hashed += 1
+                self._hash()
             return self._hasher.hexdigest()
 
     def chunk_digests(self) -> tuple[bytes, ...]:
@@ -186,8 +219,13 @@ class Part:
             self._digests.clear()
             self._ready.clear()
             self._hasher, self._hashed = hashlib.sha256(), 0
+        self._forget()
         start = len(header(self.file.sha256, self.file.size))
         os.ftruncate(self._claim.descriptor, start)
+
+    def _forget(self) -> None:
+        for number in list(self._held):
+            self._take(number)
 
     def publish(self, store: Store) -> StoredFile:
         """Give the file its final name, durably. Its sha256 was checked."""
@@ -201,6 +239,7 @@ class Part:
 
     def close(self, *, done: bool) -> None:
         """Let go of the files. `done` removes what is left of them; without it they wait for the next attempt."""
+        self._forget()
         os.close(self._descriptor)
         if done:
             with suppress(FileNotFoundError):

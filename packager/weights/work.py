@@ -9,14 +9,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..errors import TransferError
 from ..manifest import WeightsFile
+from .identity import SMALL
 from .pace import FIRST, MOST, Pace
 from .part import Part
 from .source import Source
+from .stuck import Stuck
 
-_SHORTEST, _LONGEST = 4, 32
+_SHORTEST, _LONGEST = 4, 16
 """Pieces of one request: long ones cost less, short ones share the end of a file better."""
 
 
@@ -33,7 +36,7 @@ class FetchSettings:
     """`connections` at most at once, `first` of them at the beginning. `tries` of one file in a row that bring nothing.
 
     Seconds: `pause` before the first new try (it doubles), `longest` before any, `rest` the most that a Retry-After is
-    obeyed for, `look` between looks at what another process fetches.
+    obeyed for, `look` between looks at what another process fetches, `patience` for it to bring anything.
     """
 
     first: int = FIRST
@@ -43,6 +46,7 @@ class FetchSettings:
     longest: float = 30.0
     rest: float = 300.0
     look: float = 0.2
+    patience: float = 60.0
 
 
 @dataclass(eq=False, slots=True)
@@ -55,11 +59,14 @@ class Job:
     """Runs of pieces that nobody fetches yet."""
     workers: int = 0
     finished: bool = False
+    written: bool = False
+    """A small file that has come, and is to be synced with others."""
     not_before: float = 0.0
     failures: int = 0
     restarts: int = 0
     bad_chunks: Counter[int] = field(default_factory=Counter)
     """How often a chunk came wrong."""
+    waiting: Stuck | None = None
     whole: bool = False
     """The source gives whole files only: one worker, from the beginning."""
 
@@ -71,9 +78,20 @@ class Job:
     def title(self) -> str:
         return f"fetch {self.file.path}"
 
+    @property
+    def small(self) -> bool:
+        """Whether it is fetched whole, in memory, without a part."""
+        return self.file.size <= SMALL
+
+    def stuck(self, parts: Path, patience: float) -> bool:
+        """Whether another process has had the claim on it for so many seconds, and brought nothing."""
+        if self.waiting is None:
+            self.waiting = Stuck(parts / f"{self.file.sha256}.journal")
+        return self.waiting.for_seconds() > patience
+
     def done(self) -> int:
         """Bytes that are there."""
-        if self.finished:
+        if self.finished or self.written:
             return self.file.size
         return self.part.done if self.part is not None else 0
 
@@ -99,6 +117,8 @@ class Work:
         self.settings = settings
         self.pace = Pace(settings.first, settings.connections)
         self.changed = threading.Condition()
+        self.ended = threading.Event()
+        """Set when it is over."""
         self.error: BaseException | None = None
         self.running = 0
         self._rest: dict[int, float] = {}  # by source: no request before
@@ -140,7 +160,7 @@ class Work:
         if now < max(job.not_before, self._rest.get(id(job.wanted.source), 0.0)):
             return False
         # What is to be opened or finished is one worker's.
-        return bool(job.spans) or not job.workers
+        return bool(job.spans) or not (job.workers or job.written)
 
     def _cut(self, job: Job) -> range:
         """The next span of an open job: shorter ones towards the end, so that all workers end together."""
@@ -161,7 +181,9 @@ class Work:
             task.job.workers -= 1
             if task.left:
                 task.job.spans.appendleft(task.left)
-            self.changed.notify_all()
+            # The worker itself takes the next task. Another is woken where there is one more than before.
+            if task.left or task.job.spans or self.over:
+                self.changed.notify_all()
 
     def open(self, job: Job, part: Part | None) -> None:
         """The job's pieces can be fetched; without a part there is nothing to fetch: the file is there."""
@@ -170,8 +192,15 @@ class Work:
             if part is None:
                 job.finished = True
                 self._open.remove(job)
+                if self.over:
+                    self.ended.set()
             else:
                 job.spans = deque(_runs(part.missing()))
+
+    def wrote(self, job: Job) -> None:
+        """A small file has come: there is nothing more to do for it but to sync it, with others."""
+        with self.changed:
+            job.written = True
 
     def again(self, job: Job, numbers: range) -> None:
         """These pieces of an open job are to come again."""
@@ -210,6 +239,7 @@ class Work:
         """Nothing more is begun; the first error stands."""
         with self.changed:
             self.error = self.error or error
+            self.ended.set()
             self.changed.notify_all()
 
 

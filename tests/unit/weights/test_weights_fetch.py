@@ -85,6 +85,15 @@ class TestAllIsWell:
         fetch_files(want(MemorySource({"a": SMALL})), store, settings=QUICK)
         assert store.path(locked("a", SMALL).sha256).stat().st_mode & 0o777 == 0o444
 
+    def test_small_files_get_their_names_together(self, store):
+        """Hundreds wait for the disk a few times, and one that fails does not take back those that came."""
+        files = {f"{number}": SMALL[: number + 1] for number in range(200)}
+        source = MemorySource(files, wrong=lambda one: LoadError("gone") if one.path == "150" else None)
+        with pytest.raises(LoadError, match="gone"):
+            fetch_files(want(source), store, settings=FetchSettings(connections=1))
+        assert all(stored(store, SMALL[: number + 1]) for number in range(150))
+        assert leftovers(store) == []
+
     def test_several_connections_share_a_file(self, store):
         """Each range is asked for once, and together they are the file."""
         source = MemorySource({"a": BIG})
@@ -339,6 +348,41 @@ class TestSeveralAtOnce:
         if honest:
             assert source.given == len(BIG) + len(SMALL)
             assert leftovers(store) == []
+
+    @pytest.mark.parametrize(("data", "name"), [(BIG, locked("a", BIG).sha256), (SMALL, "small")], ids=["big", "small"])
+    def test_a_process_that_was_stopped_holds_nobody_up(self, store, data, name):
+        """It has the claim and brings nothing (SIGSTOP, a frozen container): after a while it is passed by."""
+        held = take_claim(store.root / "parts", name, len(data) if data is BIG else 0)
+        assert held is not None
+        impatient = FetchSettings(look=0.01, patience=0.1)
+        fetch_files(want(MemorySource({"a": data})), store, settings=impatient)
+        assert stored(store, data) == data
+        held.release(done=True)
+        assert leftovers(store) == []
+
+    def test_one_that_brings_something_is_waited_for(self, store):
+        held = take_claim(store.root / "parts", locked("a", BIG).sha256, len(BIG))
+        assert held is not None
+        source, failed = MemorySource({"a": BIG}), []
+
+        def run() -> None:
+            try:
+                fetch_files(want(source), store, settings=FetchSettings(look=0.01, patience=0.5))
+            except BaseException as error:  # noqa: BLE001 - shown below
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        part = Part(locked("a", BIG), held)
+        part.resume()
+        for number in range(21):
+            thread.join(0.05)
+            part.write(number, (BIG[number * PIECE : (number + 1) * PIECE],))
+        part.publish(store)
+        part.close(done=True)
+        thread.join()
+        assert failed == []
+        assert source.asked == []
 
     def test_a_claim_is_one_process_s(self, store):
         first = take_claim(store.root / "parts", "a" * 64, 5)
