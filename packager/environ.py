@@ -8,17 +8,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import SettingError
+
+_SWITCH = {"1": "1", "true": "1", "yes": "1", "on": "1", "0": "", "false": "", "no": "", "off": ""}
+"""Words that turn something on or off. One that is misspelt must not leave the network on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One environment variable: its name and what it does, in one sentence."""
+    """One environment variable: its name and what it does, in one sentence.
+
+    `words` are the only values it takes, in lower case, each with what `get` gives for it; None where it takes any.
+    """
 
     name: str
     text: str
+    words: Mapping[str, str] | None = None
 
     def get(self, environ: Mapping[str, str] | None = None) -> str:
-        """The value, or an empty string when it is unset."""
-        return (os.environ if environ is None else environ).get(self.name, "")
+        """The value, or an empty string when it is unset. Raises SettingError for a word that it does not take."""
+        value = (os.environ if environ is None else environ).get(self.name, "")
+        if self.words is None or not value:
+            return value
+        try:
+            return self.words[value.strip().lower()]
+        except KeyError:
+            mend = f"set it to one of {', '.join(self.words)}, or unset it"
+            raise SettingError(
+                f"it is {value[:40]!r}, which says nothing to packager", where=self.name, mend=mend
+            ) from None
 
 
 CACHE = Variable(
@@ -26,7 +44,9 @@ CACHE = Variable(
     "Folder of the local stores (wheels, Debian packages, weights, layer digests); "
     "default `$XDG_CACHE_HOME/packager`, else `~/.cache/packager`.",
 )
-OFFLINE = Variable("PACKAGER_OFFLINE", "`1` builds and loads from the local stores alone, as `--offline` does.")
+OFFLINE = Variable(
+    "PACKAGER_OFFLINE", "`1` builds and loads from the local stores alone, as `--offline` does.", words=_SWITCH
+)
 DEBIAN_MIRROR = Variable(
     "PACKAGER_DEBIAN_MIRROR",
     "A Debian mirror to use instead of the ones in apt's own configuration.",
@@ -77,11 +97,14 @@ HF_HUB_DISABLE_IMPLICIT_TOKEN = Variable("HF_HUB_DISABLE_IMPLICIT_TOKEN", "`1` r
 HF_TOKEN = Variable("HF_TOKEN", "Token for `hf://`: private repositories, and gated ones whose licence you accepted.")
 HF_TOKEN_PATH = Variable("HF_TOKEN_PATH", "File with that token, where `HF_TOKEN` is unset; default `$HF_HOME/token`.")
 LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
-LOG_PROMPTS = Variable("PACKAGER_LOG_PROMPTS", "`1` logs what is asked and answered; never logged by default.")
+LOG_PROMPTS = Variable(
+    "PACKAGER_LOG_PROMPTS", "`1` logs what is asked and answered; never logged by default.", words=_SWITCH
+)
 VERIFY = Variable(
     "PACKAGER_VERIFY",
     "`always` hashes the weights again at each load; by default a file that was verified is trusted while its size, "
     "inode and times stay as they were.",
+    words={"always": "always"},
 )
 NETRC = Variable("NETRC", "File with logins by host for `https://` weights; default `~/.netrc`.")
 NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")

@@ -17,6 +17,7 @@ border per library, with `from`.
     ├── DockerError        a Docker Engine refused or failed
     ├── BusyError          another packager process holds the same output
     ├── OutputError        the result cannot be written
+    ├── SettingError       an environment variable has a value that says nothing
     ├── LoadError          weights or engine cannot be loaded
     │   ├── TransferError      a transfer of weights broke off
     │   │   └── RangeError         the place gives whole files only
@@ -139,6 +140,12 @@ class OutputError(PackagerError):
     """The result cannot be written where it was asked for."""
 
     code = "output"
+
+
+class SettingError(PackagerError):
+    """An environment variable has a value that says nothing to packager."""
+
+    code = "setting"
 
 
 class LoadError(PackagerError):
