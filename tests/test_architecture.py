@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "upload": WORDS | {"weights"},
     "lock": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes"},
     "convert": WORDS | {"weights", "runtime", "lock"},
+    "sizing": WORDS | {"spec", "recipes", "lock"},
     "package": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock"},
     "image": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock", "package"},
     "pipeline": WORDS | {"spec", "oci", "weights", "wheels", "debian", "recipes", "lock", "package", "image"},
@@ -49,7 +50,7 @@ TOP = {"cli", "__init__", "__main__"}
 PURE = (
     "lock/check.py", "lock/drift.py", "lock/gates.py", "lock/hardware.py", "lock/lockfile.py", "lock/model.py",
     "package/plan.py", "package/text.py", "image/plan.py", "image/envelope.py",
-    "wheels/contest.py", "wheels/group.py", "weights/compiled.py", "recipes/", "bench/report.py", "upload/plan.py",
+    "wheels/contest.py", "wheels/group.py", "weights/compiled.py", "recipes/", "bench/report.py", "upload/plan.py", "sizing/",
 )  # fmt: skip
 EFFECTS = {
     "asyncio",

@@ -15,37 +15,45 @@ class Gpu:
     """One GPU. `capability` is ten times NVIDIA's compute capability (89 for 8.9), `memory` is GB as it is sold.
 
     `source` is NVIDIA's list that has the compute capability; memory is from the GPU's product page or datasheet.
+    `mib` is the whole memory that nvidia-smi shows (memory.total, ECC as the GPU comes), where it was looked up: GDDR
+    gives a sixteenth of itself to ECC (CUDA C++ Best Practices Guide), and GB are not always GiB.
     """
 
     capability: int
     memory: int
     source: str = CURRENT
+    mib: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that programs share; where nvidia-smi's number is not known, a hundredth less than is sold."""
+        return self.mib * 2**20 if self.mib else self.memory * 2**30 * 99 // 100
 
 
 GPUS: Mapping[str, Gpu] = {
-    "l4": Gpu(89, 24),
-    "l40": Gpu(89, 48),
-    "l40s": Gpu(89, 48),
-    "h100": Gpu(90, 80),
-    "h100-nvl": Gpu(90, 94),
-    "h200": Gpu(90, 141),
-    "b200": Gpu(100, 180),
-    "b300": Gpu(103, 288),
-    "a100-40gb": Gpu(80, 40),
-    "a100-80gb": Gpu(80, 80),
+    "l4": Gpu(89, 24, mib=23034),
+    "l40": Gpu(89, 48, mib=46068),
+    "l40s": Gpu(89, 48, mib=46068),
+    "h100": Gpu(90, 80, mib=81559),
+    "h100-nvl": Gpu(90, 94, mib=95830),
+    "h200": Gpu(90, 141, mib=143771),
+    "b200": Gpu(100, 180, mib=183359),
+    "b300": Gpu(103, 288, mib=275040),
+    "a100-40gb": Gpu(80, 40, mib=40960),
+    "a100-80gb": Gpu(80, 80, mib=81920),
     "a30": Gpu(80, 24),
-    "a10": Gpu(86, 24),
-    "a10g": Gpu(86, 24, "the AWS name of the A10's chip (G5 instances)"),
+    "a10": Gpu(86, 24, mib=23028),
+    "a10g": Gpu(86, 24, "the AWS name of the A10's chip (G5 instances)", mib=23028),
     "a16": Gpu(86, 16),
     "a2": Gpu(86, 16),
-    "a40": Gpu(86, 48),
-    "t4": Gpu(75, 16),
+    "a40": Gpu(86, 48, mib=46068),
+    "t4": Gpu(75, 16, mib=15360),
     "v100": Gpu(70, 16, LEGACY),
     "v100-32gb": Gpu(70, 32, LEGACY),
     "p100": Gpu(60, 16, LEGACY),
     "p40": Gpu(61, 24, LEGACY),
     "p4": Gpu(61, 8, LEGACY),
-    "rtx-pro-6000": Gpu(120, 96),
+    "rtx-pro-6000": Gpu(120, 96, mib=97887),
     "rtx-pro-5000": Gpu(120, 48),
     "rtx-pro-4500": Gpu(120, 32),
     "rtx-pro-4000": Gpu(120, 24),

@@ -8,6 +8,8 @@ NEEDS = {
     "test_engines_decode.py": "tokenizers",
     "test_engines_json_grammar.py": "xllamacpp",
     "test_engines_llama_cpp.py": "xllamacpp",
+    "test_engines_sizing.py": "bitsandbytes",
+    "test_engines_tensorrt_llm.py": "tokenizers",
     "test_engines_transformers.py": "bitsandbytes",
     "test_engines_transformers_batching.py": "bitsandbytes",
     "test_engines_transformers_rows.py": "bitsandbytes",

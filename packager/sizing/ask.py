@@ -1,0 +1,127 @@
+"""From a spec and its model's config.json to what has to fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import SpecError
+from ..lock.model import ModelFacts, facts_of_config
+from ..spec.load import SpecFile
+from ..spec.model import ModelSpec
+from .demand import Demand, Place, Weights
+from .engines import ENGINES
+from .formats import BYTES, CACHES, Width, width_at_load, width_of_weights
+from .shape import read_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How much is asked for, where it is not what the spec says: tokens of a request, and requests at once."""
+
+    context: int | None = None
+    requests: int | None = None
+
+
+def demand_of(file: SpecFile, config: Mapping[str, Any], asked: Asked, *, where: str, files: int | None) -> Demand:
+    """What the spec in `file` asks of its GPUs, for a model with this config.json, read from `where`.
+
+    `files` are the bytes of its weights, where they are known. Raises SpecError for what cannot be sized.
+    """
+    spec = file.spec
+    kind = spec.engine.kind
+    if kind not in ENGINES:
+        raise SpecError(f"how the engine {kind} takes memory is not known", where=file.where("engine", "kind"))
+    facts = facts_of_config(config)
+    shape = read_shape(config, where=where)
+    kv_cache = getattr(spec.engine, "kv_cache", "auto")
+    if kv_cache != "auto" and kv_cache not in CACHES:
+        what = f"what `kv_cache: {kv_cache}` takes is not known"
+        raise SpecError(what, where=file.where("engine", "kv_cache"), mend="plan with another format")
+    slots = spec.serving.max_concurrency
+    return Demand(
+        engine=kind,
+        shape=shape,
+        weights=_weights(file, config, facts, files),
+        place=_place(spec, shape.layers),
+        context=_context(file, facts, asked, where),
+        requests=asked.requests or (slots if ENGINES[kind].for_all else 1),
+        slots=min(slots, asked.requests) if asked.requests else slots,
+        kv_cache=kv_cache,
+        quantization=spec.quantization,
+    )
+
+
+def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str) -> int:
+    said = asked.context or getattr(file.spec.engine, "context_length", None)
+    if said is None and file.spec.engine.kind == "ctranslate2":
+        return 2048  # runtime/engines/ctranslate2.py: its folder does not say
+    context = said or facts.context
+    if context is None:
+        mend = "say it with `engine.context_length`, or --context"
+        raise SpecError("this config.json does not say how long a context the model has", where=where, mend=mend)
+    return int(context)
+
+
+def _place(spec: ModelSpec, layers: int) -> Place:
+    engine, gpus = spec.engine, max(1, spec.hardware.gpus)
+    split = ENGINES[engine.kind].splits
+    on_gpu = getattr(engine, "gpu_layers", -1)
+    return Place(
+        gpu=spec.hardware.gpu,
+        tensor=getattr(engine, "tensor_parallel", 1) if split == "tensor" else 1,
+        pipeline=gpus if split == "layers" else getattr(engine, "pipeline_parallel", 1),
+        share=getattr(engine, "gpu_memory", 1.0),
+        cache_share=getattr(engine, "cache_share", None),
+        cache_gib=getattr(engine, "kv_cache_gib", None),
+        eager=getattr(engine, "eager", False),
+        on_gpu=min(on_gpu, layers) / layers if spec.hardware.gpu and on_gpu >= 0 else 1.0,
+    )
+
+
+def _weights(file: SpecFile, config: Mapping[str, Any], facts: ModelFacts, files: int | None) -> Weights:
+    spec = file.spec
+    engine = spec.engine
+    if engine.kind == "llama_cpp" or spec.quantization == "gguf":
+        if files is None:
+            raise _unsized(file, "a GGUF file takes what its blocks take")
+        return Weights(None, "float16", files, None, "float16")
+    compute = getattr(engine, "compute_type", None)
+    if compute is not None:
+        return _converted(file, compute, files)
+    dtype = facts.dtype if facts.dtype in BYTES else "bfloat16"
+    loads = getattr(engine, "dtype", "auto")
+    if loads == "auto":
+        # vLLM's and LMDeploy's rule; transformers takes the weights' own.
+        loads = "bfloat16" if dtype == "float32" and engine.kind != "transformers" else dtype
+    if not facts.quantization:
+        width = width_at_load(engine.kind, spec.quantization, double=getattr(engine, "double_quantization", False))
+        return Weights(None, dtype, files, width, loads)
+    width = width_of_weights(facts.quantization, _said(config))
+    if width is None and files is None:
+        raise _unsized(file, f"what weights take that are {facts.quantization} is not known")
+    return Weights(width, loads, files, width, loads)
+
+
+def _converted(file: SpecFile, compute: str, files: int | None) -> Weights:
+    """A folder of CTranslate2, which is as it was converted unless the spec asks for another type."""
+    number = {"auto": "float16", "int8": "float32", "int8_float32": "float32"}.get(compute)
+    dtype = number or compute.removeprefix("int8_")
+    if compute == "auto":
+        if files is None:
+            raise _unsized(file, "a converted folder takes what it was converted to")
+        return Weights(None, dtype, files, None, dtype)
+    width: Width | None = width_at_load("ctranslate2", compute)
+    return Weights(width, dtype, None, width, dtype)
+
+
+def _unsized(file: SpecFile, what: str) -> SpecError:
+    mend = "lock the spec first, or run this where the weights are: then their files' sizes are known"
+    return SpecError(what, where=file.where("weights", "source"), mend=mend)
+
+
+def _said(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    places = (config, config.get("text_config"))
+    found = (
+        one.get("quantization_config") or one.get("compression_config") for one in places if isinstance(one, Mapping)
+    )
+    return next((one for one in found if isinstance(one, Mapping)), {})

@@ -1,0 +1,243 @@
+"""Bytes of weights, cache and workspace, and whether they fit; where others measured the same, against their numbers."""
+
+from dataclasses import replace
+
+import pytest
+from fakes.configs import config_of
+
+from packager.errors import SpecError
+from packager.recipes.gpus import GPUS
+from packager.sizing.cache import cache_format, held_tokens, token_bytes
+from packager.sizing.demand import measure, weights_bytes
+from packager.sizing.engines import CONTEXT, ENGINES
+from packager.sizing.formats import CACHES, width_of_weights
+from packager.sizing.shape import read_shape
+
+GIB = 2**30
+VLLM = "engine: {kind: vllm}"
+
+
+def cached(name, dtype="bfloat16", kv_cache="auto", tensor=1, engine="vllm"):
+    shape = read_shape(config_of(name), where="")
+    return token_bytes(shape, cache_format(kv_cache, engine=engine, dtype=dtype), tensor) * shape.layers
+
+
+class TestCache:
+    @pytest.mark.parametrize(
+        ("name", "count"),
+        [
+            ("mistral-7b-v0.2", 2 * 32 * 8 * 128 * 2),
+            ("phi-2", 2 * 32 * 32 * 80 * 2),
+            ("baichuan2-13b", 2 * 40 * 40 * 128 * 2),
+            ("gemma-2b", 2 * 18 * 1 * 256 * 2),
+            ("deepseek-v3", 61 * 576 * 2),  # 70,272 bytes: "about 70 KB" in the DeepSeek-V3 papers
+        ],
+    )
+    def test_bytes_of_a_token(self, name, count):
+        assert cached(name) == count
+
+    def test_half_of_it_in_eight_bits(self):
+        assert cached("mistral-7b-v0.2", kv_cache="fp8") == cached("mistral-7b-v0.2") / 2
+
+    def test_scales_of_int8_come_with_each_head(self):
+        assert cached("mistral-7b-v0.2", kv_cache="int8_per_token_head") == 32 * 8 * 2 * (128 + 4)
+
+    def test_blocks_of_llama_cpp(self):
+        assert cached("llama-3-8b", kv_cache="q8_0", engine="llama_cpp") == 32 * 8 * 2 * 128 * 34 / 32
+        assert cached("llama-3-8b", dtype="float32", engine="llama_cpp") == 32 * 8 * 2 * 128 * 2
+
+    def test_heads_are_shared_by_gpus_and_a_latent_is_not(self):
+        assert cached("mistral-7b-v0.2", tensor=4) == cached("mistral-7b-v0.2") / 4
+        assert cached("gemma-2b", tensor=4) == cached("gemma-2b")  # one head of keys, on every GPU
+        assert cached("deepseek-v3", tensor=8) == cached("deepseek-v3")
+
+    def test_eight_requests_of_internlm_as_lmdeploy_measured_them(self):
+        """LMDeploy's memory table (InternLM-7B, 2,048 tokens a request): 8 more requests take 8,256 MiB, 4,128 in int8."""
+        config = config_of("baichuan2-13b") | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+        shape = read_shape(config | {"intermediate_size": 11008, "vocab_size": 103168}, where="")
+        each = token_bytes(shape, CACHES["bfloat16"], 1) * 32
+        assert 8 * 2048 * each / 2**20 == pytest.approx(8256, rel=0.01)
+        assert 8 * 2048 * token_bytes(shape, CACHES["fp8"], 1) * 32 / 2**20 == pytest.approx(4128, rel=0.01)
+
+    def test_a_window_bounds_what_a_request_holds(self):
+        shape = read_shape(config_of("gemma-3-1b"), where="")
+        vllm, ours = ENGINES["vllm"], ENGINES["transformers"]
+        assert held_tokens(shape, ours, 32768) == 26 * 32768
+        within = 512 - 1 + 2 * 2048
+        assert held_tokens(shape, vllm, 32768) == 4 * 32768 + 22 * (-(-within // 16) + 1) * 16
+        assert held_tokens(shape, vllm, 256) == 26 * 256
+
+    def test_a_request_is_rounded_up_to_blocks(self):
+        shape = read_shape(config_of("mistral-7b-v0.2"), where="")
+        assert held_tokens(shape, ENGINES["vllm"], 17) == 32 * 32
+        assert held_tokens(shape, ENGINES["transformers"], 257) == 32 * 512
+
+
+class TestWeights:
+    def test_two_bytes_for_each_parameter(self, demand):
+        assert weights_bytes(demand("mistral-7b-v0.2", VLLM)) == 2 * 7241732096
+
+    def test_files_say_it_better(self, demand):
+        assert weights_bytes(demand("mistral-7b-v0.2", VLLM, files=15_000_000_000)) == 15_000_000_000
+
+    def test_files_in_float32_are_loaded_in_sixteen_bits(self, demand):
+        """gemma-2-9b is published in float32: 36.97 GB of files."""
+        asked = demand("gemma-2-9b", VLLM, files=4 * 9241705984)
+        assert weights_bytes(asked) == 2 * 9241705984
+        own = demand("gemma-2-9b", "engine: {kind: transformers}", files=4 * 9241705984)
+        assert weights_bytes(own) == 4 * 9241705984
+
+    def test_what_the_files_have_beyond_the_language_model_stays(self, demand):
+        plain = 2 * 7241732096
+        spec = "engine: {kind: vllm}\nquantization: fp8\nhardware: {gpu: l4}"
+        more = weights_bytes(demand("mistral-7b-v0.2", spec, files=plain + 10**9))
+        assert more - weights_bytes(demand("mistral-7b-v0.2", spec, files=plain)) == 10**9
+
+    @pytest.mark.parametrize(("word", "bits"), [("int8", 8), ("nf4", 4.5), ("int4", 4.5)])
+    def test_quantized_when_loaded(self, demand, word, bits):
+        linear, rest = 6979321856, 7241732096 - 6979321856
+        asked = demand("mistral-7b-v0.2", f"engine: {{kind: transformers}}\nquantization: {word}")
+        assert weights_bytes(asked) == linear * bits / 8 + rest * 2
+
+    def test_double_quantization_saves_most_of_the_constants(self, demand):
+        spec = "engine: {kind: transformers, double_quantization: true}\nquantization: nf4"
+        saved = weights_bytes(demand("mistral-7b-v0.2", spec.replace("true", "false")))
+        saved -= weights_bytes(demand("mistral-7b-v0.2", spec))
+        assert saved * 8 / 6979321856 == pytest.approx(0.373, abs=0.001)  # QLoRA, section 3
+
+    def test_experts_stay_as_they_are_in_transformers(self, demand):
+        linear = 1342177280  # of Mixtral's 46.7 billion: the rest of its matrices are experts
+        asked = demand("mixtral-8x7b", "engine: {kind: transformers}\nquantization: nf4")
+        assert weights_bytes(asked) == linear * 4.5 / 8 + (46702792704 - linear) * 2
+
+    def test_experts_in_fp8_on_vllm(self, demand):
+        asked = demand("mixtral-8x7b", "engine: {kind: vllm}\nquantization: fp8\nhardware: {gpu: h100}")
+        assert weights_bytes(asked) == pytest.approx(46.7e9, rel=0.01)
+
+    def test_weights_that_are_quantized_already(self, demand):
+        """openai/gpt-oss-20b: 13.76 GB of safetensors. deepseek-ai/DeepSeek-V3 without its extra layer: 671 GB."""
+        assert weights_bytes(demand("gpt-oss-20b", VLLM)) == pytest.approx(13.76e9, rel=0.01)
+        assert weights_bytes(demand("deepseek-v3", VLLM)) == pytest.approx(673e9, rel=0.01)
+
+    def test_four_bits_in_groups(self, demand):
+        """TheBloke/Mistral-7B-Instruct-v0.2-AWQ: 4.15 GB."""
+        config = config_of("mistral-7b-v0.2") | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+        config["quantization_config"] |= {"group_size": 128, "zero_point": True}
+        assert weights_bytes(demand(config, VLLM)) == pytest.approx(4.15e9, rel=0.01)
+
+    @pytest.mark.parametrize(
+        ("name", "said", "bits"),
+        [
+            ("gptq", {"bits": 4, "group_size": 32}, 4 + 20 / 32),
+            ("gptq", {"bits": 8, "group_size": -1}, 8),
+            ("bitsandbytes:int8", {}, 8),
+            ("bitsandbytes:nf4", {"bnb_4bit_use_double_quant": True}, 4 + 8 / 64 + 32 / (64 * 256)),
+            ("modelopt:nvfp4", {}, 4.5),
+            (
+                "compressed-tensors:pack-quantized",
+                {"config_groups": {"g": {"weights": {"num_bits": 4, "group_size": 128}}}},
+                4.125,
+            ),
+            ("compressed-tensors:float-quantized", {}, 8),
+        ],
+    )
+    def test_bits_of_what_weights_say_of_themselves(self, name, said, bits):
+        assert width_of_weights(name, said).bits == bits
+
+    def test_a_method_without_a_rule_is_sized_by_its_files_or_refused(self, demand):
+        config = config_of("mistral-7b-v0.2") | {"quantization_config": {"quant_method": "novel"}}
+        assert weights_bytes(demand(config, VLLM, files=4 * 10**9)) == 4 * 10**9
+        with pytest.raises(SpecError, match="what weights take that are novel is not known"):
+            demand(config, VLLM)
+
+    def test_a_converted_folder(self, demand):
+        with pytest.raises(SpecError, match="takes what it was converted to"):
+            demand("llama-3-8b", "engine: {kind: ctranslate2}")
+        assert weights_bytes(demand("llama-3-8b", "engine: {kind: ctranslate2}", files=123456789)) == 123456789
+        whole = weights_bytes(demand("llama-3-8b", "engine: {kind: ctranslate2, compute_type: int8}"))
+        assert whole == pytest.approx(8.03e9, rel=0.001)
+
+
+class TestFits:
+    def test_the_sum(self, demand):
+        asked = demand("mistral-7b-v0.2", f"{VLLM}\nhardware: {{gpu: a100-40gb}}", requests=2, context=4096)
+        sizes = measure(asked)
+        assert sizes.cache == 2 * 4096 * 131072
+        assert sizes.total == sizes.weights + sizes.cache + sizes.workspace
+        assert sizes.room == int(0.92 * 40 * GIB - sizes.weights - (sizes.workspace - CONTEXT))
+        assert sizes.tokens == int(sizes.room / 131072)
+        assert sizes.fits
+
+    def test_just_enough_and_one_byte_less(self, demand):
+        sizes = measure(demand("mistral-7b-v0.2", f"{VLLM}\nhardware: {{gpu: a100-40gb}}"))
+        assert replace(sizes, cache=sizes.room).fits
+        assert not replace(sizes, cache=sizes.room + 1).fits
+
+    def test_mistral_on_a_t4_as_people_found(self, demand):
+        """With its whole context 16 bits do not fit a T4, 8 and 4 do."""
+        spec = "engine: {kind: transformers, dtype: float16}\nhardware: {gpu: t4}\nquantization: "
+        fits = {word: measure(demand("mistral-7b-v0.2", spec + word)).fits for word in ("none", "int8", "nf4")}
+        assert fits == {"none": False, "int8": True, "nf4": True}
+
+    def test_baichuan2_on_a10g_as_people_found(self, demand):
+        """13 billion parameters in bfloat16 take two A10G, in int8 one."""
+        spec = "engine: {kind: transformers, context_length: 1024}\nhardware: {gpu: a10g, count: COUNT}\nquantization: "
+        one, two = spec.replace("COUNT", "1"), spec.replace("COUNT", "2")
+        assert not measure(demand("baichuan2-13b", f"{one}none")).fits
+        assert measure(demand("baichuan2-13b", f"{two}none")).fits
+        assert measure(demand("baichuan2-13b", f"{one}int8")).fits
+
+    def test_gpus_share_the_weights(self, demand):
+        hardware = "hardware: {gpu: a100-80gb, count: 4}"
+        one = measure(demand("mixtral-8x7b", VLLM))
+        four = measure(demand("mixtral-8x7b", f"engine: {{kind: vllm, tensor_parallel: 4}}\n{hardware}"))
+        staged = measure(demand("mixtral-8x7b", f"engine: {{kind: vllm, pipeline_parallel: 4}}\n{hardware}"))
+        assert four.weights == pytest.approx(one.weights / 4, rel=0.001)
+        assert four.token == one.token / 4 == staged.token
+        assert one.weights / 4 < staged.weights < one.weights / 4 + 2 * 32000 * 4096  # and an end of the model
+
+    def test_norms_and_routers_are_on_every_gpu(self, demand):
+        spec = "engine: {kind: vllm, tensor_parallel: 2}\nhardware: {gpu: h100, count: 2}"
+        both, one = measure(demand("mixtral-8x7b", spec)).weights, measure(demand("mixtral-8x7b", VLLM)).weights
+        assert 2 * both - one == 2 * (32 * (2 * 4096 + 8 * 4096) + 4096)
+
+    def test_what_an_engine_reserves(self, demand):
+        """llama.cpp takes the cache of all slots when it starts; vLLM and transformers let requests wait."""
+        serving = "serving: {max_concurrency: 8}"
+        kinds = {"vllm": 1, "transformers": 1, "llama_cpp": 8, "ctranslate2": 8}
+        for kind, requests in kinds.items():
+            assert demand("llama-3-8b", f"engine: {{kind: {kind}}}\n{serving}", files=10**9).requests == requests
+
+    def test_a_cache_of_a_fixed_size(self, demand):
+        spec = "engine: {kind: vllm, kv_cache_gib: GIVEN}\nhardware: {gpu: a10g}"
+        assert measure(demand("mistral-7b-v0.2", spec.replace("GIVEN", "4"))).fits
+        assert not measure(demand("mistral-7b-v0.2", spec.replace("GIVEN", "3.9"))).fits  # one request takes 4
+        large = measure(demand("mistral-7b-v0.2", spec.replace("GIVEN", "20"), context=1024))
+        assert not large.fits
+        assert large.cache == 20 * GIB
+
+    def test_layers_on_the_cpu_take_nothing_of_the_gpu(self, demand):
+        spec = "engine: {kind: llama_cpp, gpu_layers: LAYERS}\nhardware: {gpu: t4}"
+        whole = measure(demand("llama-3-8b", spec.replace("LAYERS", "-1"), files=8 * 10**9))
+        half = measure(demand("llama-3-8b", spec.replace("LAYERS", "16"), files=8 * 10**9))
+        assert (half.weights, half.cache) == (whole.weights / 2, whole.cache / 2)
+
+    def test_without_a_gpu_nothing_is_compared(self, demand):
+        sizes = measure(demand("phi-2", VLLM))
+        assert (sizes.gpu, sizes.room, sizes.tokens, sizes.fits) == (None, None, None, True)
+
+    def test_a_context_that_nothing_says(self, demand):
+        with pytest.raises(SpecError, match="how long a context"):
+            demand("baichuan2-13b", VLLM)
+        assert demand("baichuan2-13b", VLLM, context=4096).context == 4096
+
+    def test_eager_takes_no_graphs(self, demand):
+        hardware = "hardware: {gpu: l4}"
+        graphs = measure(demand("phi-2", f"{VLLM}\n{hardware}")).workspace
+        eager = measure(demand("phi-2", f"engine: {{kind: vllm, eager: true}}\n{hardware}")).workspace
+        assert graphs - eager == ENGINES["vllm"].graphs
+
+
+def test_no_gpu_has_more_memory_than_is_sold_nor_much_less():
+    for name, gpu in GPUS.items():
+        assert 0.92 * gpu.memory <= gpu.bytes / GIB <= gpu.memory, name
