@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "schema": "Print the JSON schema of a spec, or check specs.",
     "catalog": "List the example specs that can be built by name.",
     "lock": "Resolve a spec to exact bytes.",
+    "plan": "Say what a model takes of its GPUs, and whether it fits.",
     "build": "Build the package and the image of a spec.",
     "inspect": "Show what is in a package or an image.",
     "verify": "Compare an image with what its package says it is.",
