@@ -59,7 +59,7 @@ class TestList:
 
     def test_files_with_names_sizes_and_users(self, say, store, weights, tmp_path):
         wheel = store.put([b"PK\x03\x04" + b"w" * 96], name="torch-2.0.whl").sha256
-        with leased(store, "hello", {weights["b.bin"]: "b.bin"}):
+        with leased(store, "other", {weights["b.bin"]: "b.bin"}):
             lines = say("list").stdout.splitlines()
         assert [line.split()[:2] for line in lines[:3]] == [
             ["1,000", weights["a.bin"][:12]],
@@ -69,8 +69,8 @@ class TestList:
         assert lines[0].endswith(f"file://{tmp_path}/source/a.bin")
         assert " wheel " in lines[1]
         assert lines[1].endswith(" torch-2.0.whl")
-        assert f"  used by hello (pid {os.getpid()} on " in lines[2]
-        assert lines[3].startswith(f"in use: 1 file by hello (pid {os.getpid()} on ")
+        assert f"  used by other (pid {os.getpid()} on " in lines[2]
+        assert lines[3].startswith(f"in use: 1 file by other (pid {os.getpid()} on ")
         assert lines[4].startswith(f"3 files, 1,120 bytes, in {store.root}; ")
 
     def test_sorted_by_last_use(self, say, store, weights):
