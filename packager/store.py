@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .digest import CHUNK
-from .errors import IntegrityError
+from .errors import IntegrityError, LoadError
 
 _READ_ONLY = 0o444
 _USE_GRAIN = 3600.0
@@ -49,13 +49,16 @@ class Store:
     def find(self, sha256: str, size: int | None = None) -> StoredFile | None:
         """The file with this digest, or None when the store lacks it or its size is not `size`.
 
-        Who asks uses it: the time is noted on the file, for `packager store prune`.
+        Who asks uses it: the time is noted on the file, for `packager store prune`. Raises LoadError when the store
+        cannot be read.
         """
         path = self.path(sha256)
         try:
             status = path.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise unreadable(error, path) from error
         if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
             return None
         note_use(path, status)
@@ -168,6 +171,12 @@ def note_use(path: str | Path, status: os.stat_result) -> None:
     if now - status.st_atime > _USE_GRAIN:
         with suppress(OSError):  # a read-only volume, another user's store
             os.utime(path, ns=(int(now * 1e9), status.st_mtime_ns))
+
+
+def unreadable(error: OSError, path: Path) -> LoadError:
+    """The store is there, and what is in it cannot be read."""
+    where, mend = str(error.filename or path), "mend it, or name a folder that this user can read (PACKAGER_CACHE)"
+    return LoadError(f"the store cannot be read: {error.strerror}", where=where, mend=mend)
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:

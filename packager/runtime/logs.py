@@ -15,22 +15,34 @@ _ENCODER = json.JSONEncoder(default=str)
 def event(name: str, /, level: int = logging.INFO, **fields: Any) -> None:
     """Log that `name` happened, with JSON values."""
     if LOG.isEnabledFor(level):
-        # Without the search for the line that called, which no record of ours tells, and each request would pay for.
-        LOG.handle(LOG.makeRecord(LOG.name, level, "", 0, name, (), None, extra={"fields": fields}))
+        LOG.handle(_Event(name, level, fields))
+
+
+class _Event(logging.LogRecord):
+    """An event and its fields, without the line that called: none of ours tells it, and each request would pay for it."""
+
+    def __init__(self, name: str, level: int, fields: dict[str, Any]) -> None:
+        super().__init__(LOG.name, level, "", 0, name, (), None)
+        self.fields = fields
+
+    def getMessage(self) -> str:  # noqa: N802 -- logging's own name
+        """One line for the logs of a program that loads a package and has set up none of ours."""
+        return "; ".join([self.msg, *(f"{key} {value}" for key, value in self.fields.items())])
 
 
 class JsonLines(logging.Formatter):
     """A record as one JSON line: time (UTC), level, event, then the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", None)
         line: dict[str, Any] = {
             "time": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": record.getMessage() if fields is None else record.msg,
         }
         if record.name != LOG.name:
             line["logger"] = record.name
-        line.update(getattr(record, "fields", {}))
+        line.update(fields or {})
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return _ENCODER.encode(line)

@@ -23,6 +23,10 @@ _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What file systems answer that make no file without a name (open(2), O_TMPFILE)."""
 
 
+_NOT_OURS = (errno.ELOOP, errno.EACCES, errno.EPERM)
+"""A link was planted there, or another user began it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to write `part` and `journal`; `descriptor` is the open journal, locked unless `private`."""
@@ -54,9 +58,9 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
             _begin_journal(journal, sha256, size)
             continue
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            if error.errno not in _NOT_OURS:
                 raise
-            return private_claim(folder, sha256, size)  # a link was planted there
+            return private_claim(folder, sha256, size)
         held = _lock(descriptor)
         if held is False:
             os.close(descriptor)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..manifest import Manifest, decode
+from ..manifest import Manifest, WeightsManifest, decode
 from ..store import Store
 from .claim import machine
 
@@ -99,12 +99,14 @@ def leased(store: Store, holder: str, files: Mapping[str, str] | None) -> Iterat
 def names_of(manifest: Manifest) -> dict[str, str]:
     """What `load()` of a package takes from the store: where each file is from, by its hex sha256."""
     parts = [one for one in (manifest.weights, *manifest.adapters.values()) if one is not None]
-    return {
-        file.sha256: f"{part.source.partition('?')[0].rstrip('/')}/{file.path}"  # no signature of an address
-        for part in parts
-        if part.ship == "on_load"
-        for file in part.files
-    }
+    return {file.sha256: _name(part, file.path) for part in parts if part.ship == "on_load" for file in part.files}
+
+
+def _name(weights: WeightsManifest, path: str) -> str:
+    address = weights.source.partition("?")[0].rstrip("/")  # without a signature
+    # An address may be that of its one file.
+    alone = len(weights.files) == 1 and address.rpartition("/")[2] == path
+    return address if alone else f"{address}/{path}"
 
 
 def living(store: Store) -> tuple[Lease, ...]:

@@ -16,7 +16,7 @@ from .. import environ
 from ..digest import canonical_json, sha256_hex
 from ..errors import FetchError, IntegrityError, LoadError, PackageError
 from ..manifest import Manifest, WeightsFile, WeightsManifest
-from ..store import Store
+from ..store import Store, unreadable
 from .fetch import Wanted, disk_error, fetch_files
 from .identity import Intact, OnBytes, file_digest, find_intact
 from .mirrors import open_locked
@@ -57,7 +57,10 @@ def fetch_weights(weights: WeightsManifest, store: Store, watch: Watch = SILENT)
         raise PackageError.collect(problems)
     watch.phase("verify")
     intact = Intact(weights.files, store)
-    missing = _missing(weights.files, store, intact, watch)
+    try:
+        missing = _missing(weights.files, store, intact, watch)
+    except OSError as error:
+        raise unreadable(error, store.root) from error
     if not missing:
         intact.remember()
         return 0

@@ -1,11 +1,13 @@
-"""Stores on disks that are full or cannot be written: real file systems, mounted for the test (root only)."""
+"""Stores that are full, cannot be read or written, or are another user's: real file systems and users (root only)."""
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.cli import ROOT
 from fakes.machine import missing
 from fakes.sources import MemorySource, locked
 
@@ -14,7 +16,7 @@ from packager.manifest import EngineManifest, Manifest, ServingManifest, Weights
 from packager.store import Store
 from packager.weights.chunks import PIECE
 from packager.weights.fetch import FetchSettings, Wanted, fetch_files
-from packager.weights.load import ensure_weights
+from packager.weights.load import ensure_weights, fetch_weights
 
 BIG = bytes(range(256)) * (5 * PIECE // 256)
 ONE = FetchSettings(connections=1)
@@ -105,3 +107,65 @@ class TestReadOnly:
         with pytest.raises(LoadError, match="cannot be written, and not all that is needed is in it") as caught:
             ensure_weights(package, tmp_path, Store(small_disk))
         assert "packager fetch" in caught.value.problems[0].mend
+
+
+# Becomes another user, who owns nothing here, once all is imported. The store is the working folder: what leads there
+# may be closed to that user.
+ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from fakes.sources import MemorySource, locked
+from packager.store import Store
+from packager.weights.fetch import Wanted, fetch_files
+data = bytes(range(256)) * int(sys.argv[1])
+os.setgroups([]), os.setgid(65532), os.setuid(65532)
+fetched = fetch_files([Wanted(locked("a", data), MemorySource({"a": data}))], Store(Path()))
+print(fetched, Store(Path()).find(locked("a", data).sha256).path.stat().st_uid)
+"""
+
+
+def test_what_another_user_began(tmp_path: Path) -> None:
+    """Parts of another user can be neither read nor written: a store that both may write is filled all the same."""
+    if os.geteuid():
+        missing("root, to become another user")
+    store, source = Store(tmp_path / "store"), MemorySource({"a": BIG})
+
+    def leave(portion: bytes, at: int) -> bytes:
+        if at >= 2 * PIECE:
+            raise LoadError("gone")
+        return portion
+
+    source.wrong = lambda _: leave
+    with pytest.raises(LoadError, match="gone"):
+        fetch_files([Wanted(locked("a", BIG), source)], store, settings=ONE)
+    assert list(store.root.glob("parts/*.journal"))
+    for folder in (store.root, *store.root.rglob("*/")):
+        folder.chmod(0o777)
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER_USER, str(len(BIG) // 256)],
+        cwd=store.root,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [str(len(BIG)), "65532"], done.stderr
+
+
+def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
+    """A disk that fails is no bug of ours: what is to be read there is said, and where."""
+    data = b"weights"
+    final = Store(tmp_path).path(locked("a", data).sha256)
+    final.parent.parent.mkdir()
+    final.parent.symlink_to(final.parent)  # a folder that cannot be entered, whoever asks: it leads to itself
+    weights = WeightsManifest("file:///nowhere", "", "on_load", ".", (locked("a", data),))
+    with pytest.raises(LoadError, match="the store cannot be read: Too many levels of symbolic links"):
+        fetch_weights(weights, Store(tmp_path))
+
+
+def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.write_text("no folder")
+    weights = WeightsManifest("file:///nowhere", "", "on_load", ".", (locked("a", b"weights"),))
+    with pytest.raises(LoadError, match="the store cannot be written"):
+        fetch_weights(weights, Store(store))

@@ -30,7 +30,7 @@ def lines():
 
     class Keep(logging.Handler):
         def emit(self, record):
-            found.append((record.getMessage(), record.fields))
+            found.append((record.msg, record.fields))
 
     handler, level = Keep(), LOG.level
     LOG.addHandler(handler)

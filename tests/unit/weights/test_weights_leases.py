@@ -155,3 +155,9 @@ def test_names_have_no_signatures_and_no_files_that_ship_in_the_package(tmp_path
     shipped = replace(manifest, adapters={"lora": replace(manifest.weights, ship="in_image")})
     assert names_of(replace(shipped, weights=signed)) == {file.sha256: "https://example.com/m/a.bin"}
     assert names_of(replace(manifest, weights=None)) == {}
+
+
+@pytest.mark.parametrize("source", ["s3://models/hello/a.bin", "https://example.com/a.bin", "file:///models/a.bin"])
+def test_the_address_of_one_file_is_its_name(tmp_path, source):
+    package = loading_package(tmp_path / "package", write_weights(tmp_path / "source", a=b"a"), address=source)
+    assert list(names_of(read_manifest(package)).values()) == [source]
