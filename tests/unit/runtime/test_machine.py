@@ -225,7 +225,7 @@ def test_its_sister_is_a_warning_in_the_log(monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "packager.runtime")
     (warning,) = refuse_mismatch(packaged(os=f"{sys.platform}-{platform.machine()}".lower()))
     (record,) = caplog.records
-    assert (record.getMessage(), record.fields) == ("compiled_engine", {"warning": warning})
+    assert (record.msg, record.fields) == ("compiled_engine", {"warning": warning})
 
 
 def test_everything_that_differs_is_said_at_once(monkeypatch):

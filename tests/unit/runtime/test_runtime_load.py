@@ -95,7 +95,7 @@ async def test_a_store_without_room_for_leases_is_loaded_from_and_said(tmp_path,
         await supervisor.stop()
     finally:
         LOG.removeHandler(caplog.handler)
-    (said,) = [record for record in {*caplog.records} if record.getMessage() == "no lease"]
+    (said,) = [record for record in {*caplog.records} if record.msg == "no lease"]
     assert said.fields == {"store": str(store.root), "reason": "File exists"}
 
 
