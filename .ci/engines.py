@@ -3,7 +3,8 @@
     python .ci/engines.py make|test [ENGINE ...]
 
 One environment per engine, `.venv-ENGINE`: their pins conflict. PyTorch's CPU build is on no index: it comes from
-where pip's `find-links` (or `extra-index-url`) points, which uv is told.
+where pip's `find-links` (or `extra-index-url`) points, which uv is told. `.venv-triton` holds no engine but a
+tritonserver: the tests of `make test` start it.
 """
 
 import hashlib
@@ -15,12 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements" / "engines"
 ENGINES = ("transformers", "vllm", "ctranslate2")
+ENVIRONMENTS = (*ENGINES, "triton")
 UV = str(ROOT / ".venv/bin/uv")
 
 
 def main(command: str, chosen: tuple[str, ...]) -> int:
     actions = {"make": make, "test": test, "pin": pin}
-    return max(actions[command](engine) for engine in chosen or ENGINES)
+    return max(actions[command](engine) for engine in chosen or (ENGINES if command == "test" else ENVIRONMENTS))
 
 
 def make(engine: str) -> int:

@@ -12,7 +12,7 @@ from ..lock.lockfile import BaseLock, Lock
 from ..manifest import Manifest, WeightsFile
 from ..oci.image import ImageConfig
 from ..package.plan import shipped_adapters, shipped_weights
-from ..package.text import serve_command
+from ..package.text import ports, serve_command
 from ..recipes import RECIPES
 from ..wheels.contest import Contest
 from ..wheels.group import group_wheels
@@ -115,6 +115,6 @@ def _config(manifest: Manifest, lock: Lock) -> ImageConfig:
         entrypoint=serve_command(manifest, lock.facts.interpreter, f"/{ENVELOPE.app}"),
         working_dir=f"/{ENVELOPE.app}",
         user=str(ENVELOPE.user),
-        exposed_ports=(f"{manifest.serving.port}/tcp",),
+        exposed_ports=tuple(f"{port}/tcp" for port in ports(manifest)),
         labels=labels,
     )

@@ -5,6 +5,7 @@ packages/packager_runtime/               the container side, under its own impor
 service.py  bentofile.yaml               BentoML
 config.yaml                              Truss
 packager.yaml-derived: packager.lock  requirements.txt  Dockerfile  README.md
+triton/                                  a model repository, when Triton serves it
 data/                                    weights, when they ship in the image
 files.sha256                             every other file, for `sha256sum --check`
 """
@@ -35,7 +36,7 @@ from ..spec.image import LayoutBase, RegistryBase
 from ..spec.model import ModelSpec
 from ..weights.load import ADAPTERS_FOLDER
 from ..weights.policy import check_names
-from . import text
+from . import text, triton
 
 RUNTIME = "packages/packager_runtime"
 """Where the container side is vendored. Truss appends `packages/` to sys.path, hence the own name."""
@@ -92,6 +93,8 @@ def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> Packa
         "README.md": text.readme(spec, manifest, lock).encode(),
         ".dockerignore": b"Dockerfile\nREADME.md\n.dockerignore\n",
     }
+    if manifest.serving.server == "triton":
+        files |= triton.repository(manifest)
     if ingredients.chat_template is not None:
         files[CHAT_TEMPLATE] = ingredients.chat_template
     shipped = (*shipped_weights(manifest), *shipped_adapters(manifest))

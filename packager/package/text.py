@@ -10,6 +10,7 @@ from ..lock.lockfile import Lock
 from ..manifest import Manifest
 from ..recipes import RECIPES
 from ..spec.model import ModelSpec
+from . import triton
 
 
 def cpu_builds(lock: Lock) -> str:
@@ -46,7 +47,7 @@ ARG UV_DEFAULT_INDEX
 COPY . /app
 ENV PYTHONPATH=/app/packages
 {env}USER 65532
-EXPOSE {manifest.serving.port}
+EXPOSE {" ".join(map(str, ports(manifest)))}
 ENTRYPOINT {json.dumps(list(serve_command(manifest, "python3", "/app")))}
 """
 
@@ -58,10 +59,17 @@ def _quoted(value: str) -> str:
 
 def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[str, ...]:
     """The command that serves the package at `folder` inside its image."""
+    if manifest.serving.server == "triton":
+        return triton.serve_command(manifest, folder)
     anywhere = ("--host", "0.0.0.0", "--port", str(manifest.serving.port))  # noqa: S104  # a container listens to its network
     if manifest.serving.server == "bentoml":
         return (interpreter, "-m", "bentoml", "serve", folder, *anywhere)
     return (interpreter, "-m", "packager_runtime.runtime", "serve", folder, *anywhere)
+
+
+def ports(manifest: Manifest) -> tuple[int, ...]:
+    """TCP ports that the image listens on."""
+    return triton.ports(manifest) if manifest.serving.server == "triton" else (manifest.serving.port,)
 
 
 def system_packages(spec: ModelSpec) -> list[str]:
@@ -90,6 +98,34 @@ verifies them, and finds them there the next time{login}. To fetch without start
 """
 
 
+_HERE = """\
+Serve it here, with nothing but these requirements (any of):
+
+    pip install --require-hashes -r requirements.txt
+    bentoml serve                                                    # from inside this folder
+    PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
+"""
+
+_TRITON = """\
+Its image serves it with Triton Inference Server, which the base brings: `triton/` is the model repository. Where a
+tritonserver is, whose Python has these requirements, the same is served here:
+
+    pip install --require-hashes -r requirements.txt
+    tritonserver --model-repository=triton
+"""
+
+
+def _asking(manifest: Manifest) -> str:
+    at, name = f"localhost:{manifest.serving.port}", manifest.name
+    if manifest.serving.server == "triton":
+        return f"""\
+    curl -N {at}/v2/models/{name}/generate_stream \\
+      -d '{{"text_input": "Hello", "stream": true, "max_tokens": 64}}'"""
+    return f"""\
+    curl -N {at}/v1/chat/completions -H 'content-type: application/json' \\
+      -d '{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+
+
 def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
     """One screen: what this folder is and how to run it."""
     weights = manifest.weights
@@ -113,16 +149,10 @@ def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
 
 Written by packager {manifest.packager}. Engine: {manifest.engine.kind} {manifest.engine.version}. Weights: {size}.{adapters}
 
-Serve it here, with nothing but these requirements (any of):
-
-    pip install --require-hashes -r requirements.txt
-    bentoml serve                                                    # from inside this folder
-    PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
-{index}{libraries}{_loading(manifest)}
+{_TRITON if manifest.serving.server == "triton" else _HERE}{index}{libraries}{_loading(manifest)}
 Ask it:
 
-    curl -N localhost:{spec.serving.port}/v1/chat/completions -H 'content-type: application/json' \\
-      -d '{{"model": "{spec.name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+{_asking(manifest)}
 
 The folder is at once a Truss, a Bento project and a Docker build context. `sha256sum --check files.sha256`
 tells whether it is as it was written.

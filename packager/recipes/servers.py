@@ -18,6 +18,8 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     # 1.4.40 asks for a certifi that indexes do not have; the range lets the resolver step back.
     "bentoml": ("bentoml>=1.4.39,<1.5", *_RUNTIME),
     "standalone": _RUNTIME,
+    # The tensors of Triton's Python backend. Triton itself is the base's.
+    "triton": ("numpy>=1.26,<3", *_RUNTIME),
 }
 
 LOADING: Mapping[str, tuple[str, ...]] = {"s3": ("botocore>=1.35,<2",)}

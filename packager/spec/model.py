@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from .engine import EngineSpec
 from .grammar import NAME, Line, Strict, problem, quoted
 from .hardware import HardwareSpec
-from .image import ImageSpec
+from .image import DebianBase, ImageSpec
 from .serving import ServingSpec
 from .weights import WeightsSpec
 
@@ -37,7 +37,7 @@ class ModelSpec(Strict):
     """What the container runs on."""
     serving: ServingSpec = ServingSpec()
     """How requests are answered."""
-    image: ImageSpec = ImageSpec()
+    image: Annotated[ImageSpec, Field(validate_default=True)] = ImageSpec()
     """The container image."""
 
     @field_validator("weights", mode="after")
@@ -54,6 +54,15 @@ class ModelSpec(Strict):
         if weights is not None and any(adapter.name == name for adapter in weights.adapters):
             raise problem(f"has an adapter named {quoted(str(name))}, like the model", "give it another name")
         return weights
+
+    @field_validator("image", mode="after")
+    @classmethod
+    def _image_has_triton(cls, image: ImageSpec, info: ValidationInfo) -> ImageSpec:
+        serving = info.data.get("serving")
+        if serving is not None and serving.server == "triton" and isinstance(image.base, DebianBase | None):
+            mend = "write `image: {base: {kind: registry, image: ...}}`, such as one of NVIDIA's tritonserver images"
+            raise problem("has no Triton, which `serving.server: triton` starts: its base must bring it", mend)
+        return image
 
 
 def dump_spec(spec: ModelSpec) -> dict[str, Any]:

@@ -1,25 +1,32 @@
 """Serving: who answers requests and how many at once."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from .grammar import AsTuple, Grammar, Strict
+from .grammar import AsTuple, Grammar, Strict, problem
 
 Origin = Annotated[
     str, Grammar(r"\*|https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?", "an origin such as https://app.example.com, or *", 255)
 ]
 
+_NOT_TRITONS = {
+    "api": "the routes are Triton's own, and it has none under /v1",
+    "max_body": "Triton has its own limit",
+    "cors_origins": "Triton answers no preflight requests",
+}
+
 
 class ServingSpec(Strict):
     """How the package serves."""
 
-    server: Literal["bentoml", "standalone"] = "bentoml"
-    """What hosts the application: `bentoml` (`bentoml serve`) or `standalone` (packager's own runner)."""
+    server: Literal["bentoml", "standalone", "triton"] = "bentoml"
+    """What hosts the application: `bentoml` (`bentoml serve`), `standalone` (packager's own runner), or `triton`, whose image
+    stands on a base that has Triton Inference Server (docs/how-to/serve-with-triton.md)."""
     api: Literal["packager", "native"] = "packager"
     """Which HTTP interface answers under /v1: packager's own, or with `native` the engine's own OpenAI server (vllm)."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
-    """TCP port to listen on."""
+    """TCP port to listen on; Triton takes the next two as well, for gRPC and its metrics."""
     max_concurrency: Annotated[int, Field(ge=1, le=65_536)] = 32
     """Requests that generate at the same time."""
     max_queue: Annotated[int, Field(ge=0, le=65_536)] = 128
@@ -38,3 +45,15 @@ class ServingSpec(Strict):
     """How often in an hour an engine that died is started again in place; then the process exits non-zero."""
     cors_origins: Annotated[tuple[Origin, ...], AsTuple] = ()
     """Origins whose web pages may call this server; none by default."""
+
+    @field_validator("api", "port", "max_body", "cors_origins", mode="after")
+    @classmethod
+    def _triton_can(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if info.data.get("server") != "triton" or value == cls.model_fields[name].default:
+            return value
+        if name == "port":
+            if value > 65_533:
+                raise problem("must be at most 65533 with `server: triton`, which takes the next two ports as well")
+            return value
+        raise problem("is not for `server: triton`", f"remove `{name}`: {_NOT_TRITONS[name]}")

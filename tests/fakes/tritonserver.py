@@ -1,0 +1,148 @@
+"""A real tritonserver over a package, as `.venv-triton` has it (`make engines`): started as its image starts it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from packager.manifest import read_manifest
+from packager.package.triton import repository, serve_command
+
+from .machine import free_port, missing
+from .packages import make_package
+from .serving import wait_until
+
+ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def triton_package(folder: Path, **fields: Any) -> Path:
+    """A package named `hello` as `make_package` makes it, with the model repository that the plan gives it."""
+    package = make_package(folder, **fields)
+    for path, data in repository(read_manifest(package)).items():
+        (package / path).parent.mkdir(parents=True, exist_ok=True)
+        (package / path).write_bytes(data)
+    return package
+
+
+def installed() -> Path:
+    """The folder of the tritonserver, with a Python backend of this Python. Skips where there is none."""
+    folder = ENVIRONMENT / f"lib/python{PYTHON}/site-packages/pytriton/tritonserver"
+    if not folder.exists():
+        missing("no tritonserver: there is no .venv-triton of this Python (`make engines` sets it up)")
+    stub = "triton_python_backend_stub"
+    ours, place = folder / "python_backend_stubs" / PYTHON / stub, folder / "backends/python" / stub
+    if not ours.exists():
+        missing(f"this tritonserver has no Python backend for Python {PYTHON}")
+    if not place.exists():
+        shutil.copy2(ours, place)
+    needed = subprocess.run(["ldd", str(place)], capture_output=True, text=True, env=_environ(folder), check=True)
+    if "not found" in needed.stdout:
+        missing(f"Triton's Python backend needs libpython{PYTHON}.so.1.0 (Debian's package libpython{PYTHON})")
+    return folder
+
+
+def _environ(folder: Path) -> dict[str, str]:
+    own = Path(sys.base_prefix) / "lib"  # a Python that was built here has its library there
+    libraries = [os.environ.get("LD_LIBRARY_PATH", ""), *([str(own)] if any(own.glob("libpython*")) else [])]
+    return {
+        # The backend's Python is the environment whose `python3` comes first.
+        "PATH": f"{ENVIRONMENT / 'bin'}:{folder / 'bin'}:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+    }
+
+
+class TritonServer:
+    """A tritonserver that serves `package`; `options` are added to those of its image. Ended with the block."""
+
+    def __init__(self, package: Path, *options: str, **environ: str) -> None:
+        folder = installed()
+        self.http, self.grpc, self.metrics = (free_port() for _ in range(3))
+        ports = (f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}")
+        command = serve_command(read_manifest(package), str(package))
+        home = package.parent / f"{package.name}-home"
+        home.mkdir(exist_ok=True)
+        self.process = subprocess.Popen(
+            [*command, *ports, f"--backend-directory={folder / 'backends'}", *options],
+            env=_environ(folder) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http}"
+
+    @property
+    def model(self) -> str:
+        return f"{self.url}/v2/models/hello"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            # The model's process goes first: with its parent gone nobody would know it.
+            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.wait_exit()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def wait_ready(self) -> Self:
+        wait_until(lambda: self._answers() or self.process.poll() is not None, "Triton is ready")
+        assert self.process.poll() is None, self.output()
+        return self
+
+    def wait_exit(self) -> int:
+        """The exit status. All output has been read."""
+        status = self.process.wait(60)
+        self._reader.join()
+        return status
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def model_processes(self) -> int:
+        """How many processes of the Python backend run."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return sum("stub" in child.name() or "triton_python" in child.name() for child in children)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log records with this name of the runtime in the model's process."""
+        records = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [record for record in records if record.get("event") == name]
+
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/v2/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+
+def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The JSON of server-sent events, as their lines come."""
+    return (json.loads(line.removeprefix("data: ")) for line in lines if line)
