@@ -13,6 +13,7 @@ from .image.assemble import assemble_image
 from .image.base import named_base, open_layout
 from .image.names import full_name
 from .image.plan import ImagePlan, plan_image
+from .lock.hardware import too_small
 from .lock.keep import lock_for
 from .lock.sources import fetch_sources
 from .lock.tools import Tools
@@ -67,6 +68,8 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
         keep_edits(options.output / file.spec.name, force=options.force)
         ingredients = read_ingredients(file)
         lock = lock_for(file, tools, locked=options.locked)
+        if note := too_small(file.spec, lock.weights):
+            tools.say(note)
         fetch_sources(lock, file, tools)
         tools.stage("package")
         staged = output.stage(file.spec.name)

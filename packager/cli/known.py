@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import SpecError
 from ..lock.drift import lock_inputs
+from ..lock.hardware import loaded_bytes
 from ..lock.keep import read_lock
 from ..lock.lockfile import WeightsLock
 from ..lock.origin import Origin, at
@@ -59,7 +60,7 @@ def know(file: SpecFile, tools: Tools) -> Known:
             sizes, source = listed, "the weights' source"
     if config is None:
         raise _nothing(file)
-    files = _bytes(file, sizes)
+    files = loaded_bytes(file.spec, sizes)
     if files is None and (index := _beside(file, INDEX)) is not None:
         total = index.get("metadata", {}).get("total_size")
         files, source = (total, INDEX) if isinstance(total, int) else (None, source)
@@ -148,20 +149,3 @@ def _told(path: str, data: bytes) -> Mapping[str, Any] | None:
     if path.endswith(".gguf"):
         return config_of_gguf(data) or None
     return _parsed(data, path)
-
-
-def _bytes(file: SpecFile, sizes: Sequence[tuple[str, int]]) -> int | None:
-    """Bytes of the files that the engine loads, of those at the top of the folder."""
-    recipe, weights = RECIPES[file.spec.engine.kind], file.spec.weights
-    top = {path: size for path, size in sizes if "/" not in path}
-    if not recipe.folder:
-        entry = recipe.entry([path for path, _ in sizes], weights.file if weights else None)
-        return dict(sizes).get(entry or "") or None
-    row = recipe.format("quantization", file.spec.quantization)
-    ending = (
-        row.file if row is not None and row.file else "model.bin" if "model.bin" in recipe.weights else ".safetensors"
-    )
-    found = {path: size for path, size in top.items() if path.endswith(ending)}
-    # Mistral's repositories hold the same weights twice; engines read those that the index names.
-    once = {path: size for path, size in found.items() if not path.startswith("consolidated")}
-    return sum((once or found).values()) or None

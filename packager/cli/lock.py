@@ -1,10 +1,15 @@
 """`packager lock`: resolve a spec to exact bytes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .console import Console
+
+if TYPE_CHECKING:
+    from ..lock.lockfile import Lock
+    from ..spec.load import SpecFile
 
 
 @click.command("lock")
@@ -35,8 +40,17 @@ def command(console: Console, spec: str, *, offline: bool, check: bool) -> None:
     with Progress.start(quiet=console.quiet) as progress:
         lock = resolve(file, make_tools(progress, offline=offline))
     write_lock(lock, path)
+    tell(console, file, lock)
+    console.result(str(Path(path)))
+
+
+def tell(console: Console, file: "SpecFile", lock: "Lock") -> None:
+    """What was locked, and what a person should know of it."""
+    from ..lock.hardware import too_small
+
     weights = sum(one.size for one in lock.weights.files) if lock.weights else 0
     console.say(f"{len(lock.wheels)} wheels, {weights:,} bytes of weights, Python {lock.facts.python}")
+    if note := too_small(file.spec, lock.weights):
+        console.say(note)
     for contest in lock.contests:
         console.say(f"{contest.path}: {contest.winner} wins over {', '.join(contest.losers)}")
-    console.result(str(Path(path)))

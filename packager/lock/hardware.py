@@ -1,12 +1,14 @@
-"""The GPU that a spec names, and the words for one that is too old or unknown. Pure."""
+"""The GPU that a spec names, and the words for one that is too old, too small or unknown. Pure."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..errors import Problem
+from ..recipes import RECIPES
 from ..recipes.gpus import GPUS, Gpu, shown
 from ..spec.load import SpecFile
 from ..spec.model import ModelSpec
+from .lockfile import WeightsLock
 
 
 def gpu_of(spec: ModelSpec) -> Gpu | None:
@@ -39,6 +41,43 @@ def too_old(file: SpecFile, who: str, floor: int, *, where: str = "", instead: s
     mend = f"use a newer GPU, such as {listed(newer(floor))}"
     where = where or file.where("hardware", "gpu")
     return (Problem(what, where, f"{instead}, or {mend}" if instead else mend),)
+
+
+def too_small(spec: ModelSpec, weights: WeightsLock | None) -> str:
+    """A line about weights that alone are more than the GPUs' memory, or nothing. `packager plan` says it exactly.
+
+    Weights that are made smaller when they are loaded are not judged, nor those of which some layers stay on the CPU.
+    """
+    gpu, recipe = gpu_of(spec), RECIPES[spec.engine.kind]
+    row = recipe.format("quantization", spec.quantization)
+    shrink = (row is not None and row.at_load and not (weights and weights.model.quantization)) or (
+        weights is not None and weights.model.dtype == "float32"
+    )
+    if gpu is None or weights is None or shrink or getattr(spec.engine, "gpu_layers", -1) >= 0:
+        return ""
+    size = loaded_bytes(spec, [(one.path, one.size) for one in weights.files]) or 0
+    has = gpu.bytes * spec.hardware.gpus
+    if size <= has:
+        return ""
+    many = f"{spec.hardware.gpus} x " if spec.hardware.gpus > 1 else ""
+    return (
+        f"the weights alone are {size / 2**30:,.1f} GiB, and {many}{spec.hardware.gpu} has {has / 2**30:,.1f} GiB: "
+        "`packager plan` says what fits"
+    )
+
+
+def loaded_bytes(spec: ModelSpec, sizes: Sequence[tuple[str, int]]) -> int | None:
+    """Bytes of the files that the engine loads, of weights with these paths and sizes; None where there are none."""
+    recipe, chosen = RECIPES[spec.engine.kind], spec.weights.file if spec.weights else None
+    if not recipe.folder:
+        return dict(sizes).get(recipe.entry([path for path, _ in sizes], chosen) or "") or None
+    row = recipe.format("quantization", spec.quantization)
+    data = "model.bin" if "model.bin" in recipe.weights else ".safetensors"
+    ending = row.file if row is not None and row.file else data
+    found = {path: size for path, size in sizes if "/" not in path and path.endswith(ending)}
+    # Mistral's repositories hold the same weights twice; engines read those that the index names.
+    once = {path: size for path, size in found.items() if not path.startswith("consolidated")}
+    return sum((once or found).values()) or None
 
 
 def newer(floor: int) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ class Weights:
 class Place:
     """The GPUs, by their name in the spec, and how the model is shared among them.
 
-    `share` is the part of a GPU's memory that the engine may take. `cache_gib` is a cache of a fixed size; `eager` goes
+    `share` is the part of a GPU's memory that the engine may take, `cache_share` the cache's part of what the weights
+    leave, where the spec says one. `cache_gib` is a cache of a fixed size; `eager` goes
     without CUDA graphs. `on_gpu` is the part of the layers that are on a GPU at all.
     """
 

@@ -52,6 +52,16 @@ ENGINES: Mapping[str, Memory] = {
         splits="layers",
         source="packager: runtime/engines/transformers_load.py and transformers_rows.py",
     ),
+    "lmdeploy": Memory(
+        for_all=False,
+        beyond=None,
+        block=64,
+        piece=8192,
+        share=0.8,
+        graphs=0,
+        splits="tensor",
+        source="lmdeploy 0.18.0, messages.py: cache_max_entry_count, cache_block_seq_len, max_prefill_token_num",
+    ),
     "llama_cpp": Memory(
         for_all=True,
         beyond=256,

@@ -120,5 +120,7 @@ _VLLM = {
     "fp8_e5m2": CacheFormat(1),
     "int8_per_token_head": CacheFormat(1, 4),  # vllm 0.32.0, triton_attn.py customize_spec: a float32 after each
 }
-CACHES: Mapping[str, CacheFormat] = {**_LLAMA_CPP, **_VLLM}
+_LMDEPLOY = {"int8": CacheFormat(1, 4), "int4": CacheFormat(0.5, 4)}
+"""lmdeploy 0.18.0, quant_policy 8 and 4: a 16-bit scale and zero point for each head of a token."""
+CACHES: Mapping[str, CacheFormat] = {**_LLAMA_CPP, **_VLLM, **_LMDEPLOY}
 """By the engines' own words; `auto` is 16 bits in llama.cpp, and what the model computes in elsewhere."""

@@ -42,6 +42,10 @@ class TestCache:
     def test_scales_of_int8_come_with_each_head(self):
         assert cached("mistral-7b-v0.2", kv_cache="int8_per_token_head") == 32 * 8 * 2 * (128 + 4)
 
+    def test_four_and_eight_bits_of_lmdeploy(self):
+        assert cached("internlm2-7b", kv_cache="int8", engine="lmdeploy") == 32 * 8 * 2 * (128 + 4)
+        assert cached("internlm2-7b", kv_cache="int4", engine="lmdeploy") == 32 * 8 * 2 * (64 + 4)
+
     def test_blocks_of_llama_cpp(self):
         assert cached("llama-3-8b", kv_cache="q8_0", engine="llama_cpp") == 32 * 8 * 2 * 128 * 34 / 32
         assert cached("llama-3-8b", dtype="float32", engine="llama_cpp") == 32 * 8 * 2 * 128 * 2
@@ -215,6 +219,15 @@ class TestFits:
         large = measure(demand("mistral-7b-v0.2", spec.replace("GIVEN", "20"), context=1024))
         assert not large.fits
         assert large.cache == 20 * GIB
+
+    def test_a_share_of_what_the_weights_leave(self, demand):
+        """LMDeploy's cache_max_entry_count: 0.8 of the memory that is free beside the weights, or what the spec says."""
+        asked = replace(demand("internlm2-7b", "engine: {kind: vllm}\nhardware: {gpu: l4}"), engine="lmdeploy")
+        asked = replace(asked, place=replace(asked.place, share=1.0))
+        free = GPUS["l4"].bytes - CONTEXT - measure(asked).weights
+        assert measure(asked).room == int(free * 0.8)
+        half = replace(asked, place=replace(asked.place, cache_share=0.5))
+        assert measure(half).room == int(free * 0.5)
 
     def test_layers_on_the_cpu_take_nothing_of_the_gpu(self, demand):
         spec = "engine: {kind: llama_cpp, gpu_layers: LAYERS}\nhardware: {gpu: t4}"
