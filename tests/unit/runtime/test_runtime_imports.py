@@ -12,8 +12,11 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "bentoml": "server/bento.py",
     "ctranslate2": "engines/ctranslate2",
     "jinja2": ("engines/chat_template", "engines/vllm"),
-    "numpy": "engines/ctranslate2",
+    "lmdeploy": "engines/lmdeploy",
+    "numpy": ("engines/ctranslate2", "server/triton_backend"),
     "psutil": "engines/vllm",
+    "pynvml": "machine.py",
+    "tensorrt_llm": "engines/tensorrt_llm",
     "tokenizers": "engines/",
     "torch": "engines/transformers",
     "transformers": "engines/transformers",
@@ -32,7 +35,8 @@ def imports(path: Path):
             yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = depth - node.level
-            yield (1 if node.level and above == 0 else 2 if node.level else 0, node.module or "")
+            level = 1 if node.level and above == 0 else 2 if node.level else 0
+            yield from ((level, node.module or alias.name) for alias in node.names)
 
 
 def test_the_container_side_stands_alone():
