@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
+from ..environ import SSL_CERT_FILE
 from ..errors import LoadError, TransferError
 
 SHORT = 1 << 16
@@ -252,7 +254,9 @@ def _not_connected(error: Exception, origin: Origin, url: str) -> LoadError:
     via = f" through the proxy {proxy[0]}:{proxy[1]}" if proxy else ""
     refused = re.fullmatch(r"Tunnel connection failed: (\d+).*", str(error))
     if isinstance(error, ssl.SSLCertVerificationError):
-        mend = "name the file of the certificates to trust in SSL_CERT_FILE, if this is the right place"
+        named = SSL_CERT_FILE.get()
+        lacks = f": there is none at {named}" if named and not Path(named).is_file() else ""
+        mend = f"name the file of the certificates to trust in SSL_CERT_FILE, if this is the right place{lacks}"
         return LoadError(f"the certificate of {host} is not trusted: {error.verify_message}", where=where, mend=mend)
     if isinstance(error, ssl.SSLError) and not isinstance(error, _CLOSED):
         what = f"{host} does not speak TLS as this machine does: {error.reason}"

@@ -4,12 +4,15 @@ import inspect
 import logging
 import platform
 import sys
+from dataclasses import replace
 
 import pytest
-from fakes.compiled import description, install, put
+from fakes.compiled import description, install, put, write_engine
 from fakes.nvml import A10G, A100, ERRORS, H200, FakeGpu, FakeSlice, Nvml, install_nvml, names
 
+from packager.digest import sha256_hex
 from packager.errors import MismatchError, PackageError
+from packager.fetch import fetch_package
 from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
 from packager.runtime.load import load_engine
 from packager.runtime.machine import find_machine, refuse_mismatch
@@ -243,6 +246,21 @@ async def test_nothing_is_fetched_before(monkeypatch, tmp_path):
     with pytest.raises(MismatchError):  # and not that file://nowhere has no weights
         await load_engine(packaged(), tmp_path, Store(tmp_path / "store"), Metrics())
     assert not (tmp_path / "store").exists()
+
+
+def test_a_machine_without_a_gpu_fetches_for_one_that_has_it(monkeypatch, tmp_path):
+    """Init containers have none: what cannot run here is brought into the store all the same."""
+    install_nvml(monkeypatch, fails="NVMLError_LibraryNotFound")
+    source = write_engine(tmp_path / "engine")
+    read = {path.name: path.read_bytes() for path in source.iterdir()}
+    listed = {name: {"sha256": sha256_hex(data), "size": len(data)} for name, data in read.items()}
+    manifest = packaged(files=listed)
+    files = tuple(WeightsFile(name, len(data), sha256_hex(data)) for name, data in read.items())
+    manifest = replace(manifest, weights=replace(manifest.weights, source=f"file://{source}", files=files))
+    with pytest.raises(MismatchError):
+        refuse_mismatch(manifest)
+    done = fetch_package(manifest, Store(tmp_path / "store"))
+    assert done.bytes(found=False) == sum(len(data) for data in read.values())
 
 
 def test_a_file_that_is_not_the_one_described(monkeypatch):

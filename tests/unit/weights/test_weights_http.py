@@ -670,6 +670,11 @@ class TestTls:
         assert "SSL_CERT_FILE" in error.problems[0].mend
         assert secure.requests == []
 
+    def test_certificates_that_are_not_there(self, secure, monkeypatch):
+        monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
+        error = refusal(LoadError, lambda: part(opened(at(secure))), r"certificate of 127\.0\.0\.1 is not")
+        assert "there is none at /nonexistent/ca.pem" in error.problems[0].mend
+
     def test_another_name(self, secure, trusting):
         place = Place(f"https://localhost:{secure.port}/a/model.gguf")
         refusal(LoadError, lambda: part(opened(lambda _: place)), "certificate of localhost is not trusted")
