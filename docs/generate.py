@@ -23,7 +23,7 @@ from packager.cli import app  # noqa: E402
 from packager.digest import readable_json  # noqa: E402
 from packager.recipes import RECIPES  # noqa: E402
 from packager.recipes.gpus import GPUS, shown  # noqa: E402
-from packager.recipes.recipe import Recipe, Record  # noqa: E402
+from packager.recipes.recipe import Recipe, Record, Vendor  # noqa: E402
 from packager.spec import json_schema  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -134,6 +134,8 @@ def engines_page() -> str:
     for name, recipe in RECIPES.items():
         if recipe.record is not None:
             lines += ["", f"## {name}", "", *recipe_lines(recipe, recipe.record)]
+        elif recipe.vendor is not None:
+            lines += ["", f"## {name}", "", *vendor_lines(recipe, recipe.vendor)]
     lines += [
         "",
         "## GPUs",
@@ -179,6 +181,15 @@ def recipe_lines(recipe: Recipe, record: Record) -> Iterator[str]:
     yield from ("", f"Debian packages on a `debian` base: {packages}.{f' Without a GPU also {more}.' if more else ''}")
 
 
+def vendor_lines(recipe: Recipe, vendor: Vendor) -> Iterator[str]:
+    yield f"In images such as `{vendor.image}`, which hold the distribution {vendor.distribution}: the base is one of them."
+    yield f"GPUs from compute capability {shown(recipe.floor)} on: {recipe.floor_source}."
+    if recipe.newest:
+        yield f"The newest version is {recipe.newest}: {recipe.newest_note}."
+    yield "Its registry was not read, so architectures are the engine's to judge."
+    yield from format_lines(recipe)
+
+
 def format_lines(recipe: Recipe) -> Iterator[str]:
     """The table of number formats, and the sources that its last column counts."""
     sources = list(dict.fromkeys(row.source for rows in recipe.formats.values() for row in rows))
@@ -188,9 +199,10 @@ def format_lines(recipe: Recipe) -> Iterator[str]:
         for row in rows:
             floor = max(row.floor, recipe.floor)
             native = f"{shown(row.native)}; else {row.note}" if row.native else ""
+            until = f" to below {shown(row.below)}" if row.below else ""
             needs = named(recipe.plugins.get(row.name, ()) if place == "quantization" else row.needs)
             yield (
-                f"| {said} | `{row.name}` | {shown(floor) if floor else 'any'} | {native} | {'yes' if row.cpu else 'no'} "
+                f"| {said} | `{row.name}` | {shown(floor) if floor else 'any'}{until} | {native} | {'yes' if row.cpu else 'no'} "
                 f"| {needs} | {sources.index(row.source) + 1} |"
             )
     yield ""

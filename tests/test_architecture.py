@@ -71,6 +71,7 @@ EFFECTS = {
 BORDERS = {
     "cli/app.py": "turns every failure into words and an exit code",
     "runtime/engines/transformers_batching.py": "a failed forward, whatever it is, goes to the streams that wait for it",
+    "runtime/engines/tensorrt_llm_streams.py": "what the library raises for a request goes to the stream that waits for it",
     "runtime/supervise.py": "an engine that fails to start, however, is a failed load: state, log, exit code",
     "weights/fetch.py": "carries a worker's failure to the thread that waits for the fetch",
     "runtime/threads.py": "carries a thread's failure to the event loop that awaits it",
@@ -214,7 +215,9 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
     )
     optional = (*adapters, "server/bento.py", "__main__.py")
     modules = [path for path in runtime_files() if path.endswith(".py") and not path.endswith(optional)]
-    modules = [path for path in modules if "engines/transformers" not in path]
+    modules = [
+        path for path in modules if not any(f"engines/{one}" in path for one in ("transformers", "tensorrt_llm"))
+    ]
     names = [f"elsewhere.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__") for path in modules]
     code = (
         "import importlib, sys\n"
@@ -234,7 +237,7 @@ def test_the_container_side_needs_only_what_its_packages_require() -> None:
 
     distribution = {"prometheus_client": "prometheus-client"}
     # And their recipes' companions.
-    engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch"}
+    engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch", "tensorrt_llm"}
     engines |= {"ctranslate2", "numpy", "tokenizers", "jinja2", "pynvml"}
     engines |= {"huggingface_hub"}  # weights/hub.py, where weights are locked: on the host
     required = [*REQUIREMENTS["standalone"], *(one for more in LOADING.values() for one in more)]

@@ -53,6 +53,26 @@ weights:
 # hardware: {gpu: a100-40gb}    # default: none, then a third party's build for CPU
 """
 
+_TENSORRT_LLM_ENGINE = """\
+engine:
+  kind: tensorrt_llm_engine     # an engine that TensorRT-LLM 1.2.1 compiled for this GPU
+  # context_length: 4096        # tokens of prompt and answer; default: what the engine was compiled for
+weights:
+  source: file://model          # config.json, rank0.engine, the tokenizer, and engine.json (`packager engine describe`)
+  # chat_template: chat.jinja   # default: the one in the weights
+hardware: {gpu: a100-40gb}      # the kind that compiled it
+"""
+
+_TENSORRT_LLM = """\
+engine:
+  kind: tensorrt_llm            # TensorRT-LLM's PyTorch engine
+  # context_length: 4096        # tokens of prompt and answer; default: what the model was trained for
+weights:
+  source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # chat_template: chat.jinja   # default: the one in the weights
+hardware: {gpu: a100-40gb}
+"""
+
 _CTRANSLATE2 = """\
 engine:
   kind: ctranslate2
@@ -82,10 +102,16 @@ image:
   python_packages: []           # Python requirements to add
 """
 
+_IN_IMAGE = ("tensorrt_llm", "tensorrt_llm_engine")
+_BASE = "  base: {kind: registry, image: nvcr.io/nvidia/tensorrt-llm/release:1.2.1}   # it holds the engine\n"
+"""What engines need that a vendor's image alone has."""
+
 ENGINES: dict[str, tuple[str, str]] = {
     "llama_cpp": (_LLAMA_CPP, "put model.gguf beside it, then"),
     "transformers": (_TRANSFORMERS, _FOLDER),
     "vllm": (_VLLM, _FOLDER),
+    "tensorrt_llm": (_TENSORRT_LLM, _FOLDER),
+    "tensorrt_llm_engine": (_TENSORRT_LLM_ENGINE, _FOLDER),
     "ctranslate2": (_CTRANSLATE2, _FOLDER),
     "echo": (_ECHO, "next:"),
 }
@@ -103,7 +129,8 @@ def command(console: Console, folder: Path, engine: str) -> None:
     """
     name = _name(folder)
     part, first = ENGINES[engine]
-    text = "".join(one.replace("{name}", name) for one in (_HEAD, part, _TAIL))
+    tail = _TAIL.replace("image:\n", f"image:\n{_BASE}") if engine in _IN_IMAGE else _TAIL
+    text = "".join(one.replace("{name}", name) for one in (_HEAD, part, tail))
     path = folder / SPEC_NAME
     _write_new(path, text)
     console.result(str(path))

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from packaging.version import Version
+
 from ..errors import Problem, SpecError
 from ..recipes import RECIPES
 from ..recipes.recipe import Format
 from ..spec.image import DebianBase
 from ..spec.load import SpecFile
-from .hardware import gpu_of, listed, too_old, unknown_gpu
+from .built import vendor_problems
+from .hardware import gpu_of, listed, newer, too_old, unknown_gpu
 
 
 def check(file: SpecFile) -> None:
@@ -16,12 +19,14 @@ def check(file: SpecFile) -> None:
         *unknown_gpu(file),
         *_quantization(file),
         *_concurrency(file),
+        *_engine_version(file),
         *_engine_on_gpu(file),
         *_formats(file),
         *_parallel(file),
         *_options(file),
         *_native(file),
         *_base(file),
+        *vendor_problems(file),
     )
     if problems:
         raise SpecError.collect(problems)
@@ -55,8 +60,23 @@ def _concurrency(file: SpecFile) -> tuple[Problem, ...]:
     )
 
 
+def _engine_version(file: SpecFile) -> tuple[Problem, ...]:
+    """A version before the first that the adapter drives."""
+    recipe, asked = RECIPES[file.spec.engine.kind], getattr(file.spec.engine, "version", None)
+    if asked is None or not recipe.oldest or Version(asked) >= Version(recipe.oldest):
+        return ()
+    what = f"packager drives {recipe.engine} from {recipe.oldest} on, not {asked}"
+    mend = f"write a later one, or leave it out for {recipe.default_version}"
+    return (Problem(what, file.where("engine", "version"), mend),)
+
+
 def _engine_on_gpu(file: SpecFile) -> tuple[Problem, ...]:
     recipe, gpu = RECIPES[file.spec.engine.kind], gpu_of(file.spec)
+    if recipe.gpu_only and file.spec.hardware.gpu is None:
+        able = [one.engine for one in RECIPES.values() if one.weights == recipe.weights and not one.gpu_only]
+        mend = f"name one in `hardware.gpu`, such as {listed(newer(recipe.floor))}"
+        mend += f", or use the engine {listed(able)}" if able else ""
+        return (Problem(f"the engine {recipe.engine} needs a GPU", file.where("engine", "kind"), mend),)
     if gpu is None or gpu.capability >= recipe.floor:
         return ()
     older = [one.engine for one in RECIPES.values() if one.weights and one.floor <= gpu.capability]

@@ -5,6 +5,7 @@ from pathlib import Path
 from ..errors import DriftError, LockError, OutputError, Problem
 from ..spec.load import SpecFile
 from ..store import write_atomically
+from .built import check_built
 from .check import check
 from .drift import drifted
 from .gates import check_weights
@@ -27,6 +28,7 @@ def lock_for(file: SpecFile, tools: Tools, *, locked: bool = False) -> Lock:
     if old is not None and not moved:
         if old.weights is not None:
             check_weights(file, old.weights.model, tools.say)  # the GPU may be another one
+            check_built(file, old.weights.compiled)
         check_sources(old, file, tools)
         return old
     if locked or tools.offline:

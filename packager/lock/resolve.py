@@ -16,6 +16,7 @@ from ..wheels.contest import find_contests
 from ..wheels.fetch import fetch_wheels
 from ..wheels.read import read_wheel
 from .base import lock_base
+from .built import check_vendor
 from .check import check
 from .closure import PYTHON_FLOOR, resolve_closure
 from .drift import LAYER_FORMAT, lock_inputs
@@ -48,6 +49,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
     base, facts = lock_base(file, tools)
     _check_python(facts, file)
     check_python(file, facts.python)
+    check_vendor(file, facts, weights.compiled if weights else None)
     tools.stage("lock: requirements")
     try:
         closure = resolve_closure(spec, facts, tools)

@@ -16,6 +16,7 @@ from ..weights.load import ADAPTERS_FOLDER
 from ..weights.mirrors import open_locked
 from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_code, refuse_pickle
 from ..weights.source import Source, SourceFile, read_file
+from .built import check_built, facts_of_built
 from .compiled import lock_compiled
 from .gates import check_weights
 from .lockfile import WeightsLock
@@ -49,12 +50,13 @@ def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
         paths = [one.path for one in chosen]
         entry = RECIPES[file.spec.engine.kind].entry(paths, asked.file) or ""
         _tell_unused(file, chosen, entry, tools)
-        model = _model(source, chosen, entry, where)
+        described = lock_compiled(source, chosen, where)  # refused before anything large is read
+        model = _model(source, chosen, entry, where) if described is None else facts_of_built(described)
         check_weights(file, model, tools.say)
+        check_built(file, described)
         if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
             what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
             raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
-        lock_compiled(source, chosen, where)  # refused before anything large is read
         files = source.lock(chosen, keep=asked.ship == "in_image")
         hashed = [SourceFile(one.path, one.size, one.sha256) for one in files]
         compiled = lock_compiled(source, hashed, where)

@@ -5,23 +5,33 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Vendor:
+    """An engine that no package index has: it is the Python distribution `distribution` of images such as `image`."""
+
+    distribution: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """One number format: what it needs, and who says so.
 
     `name` is a word of the spec, or what weights call their own quantization: `METHOD`, `METHOD:KIND`.
     `floor` is the lowest compute capability that runs it, ten times NVIDIA's (89 for 8.9); 0 leaves it to the
-    engine's own. `cpu` says that it runs without a GPU too. Below `native` it runs as `note` says. `fallback` is what
+    engine's own; from `below` on (0: never) GPUs no longer run it. `cpu` says that it runs without a GPU too. Below `native` it runs as `note` says. `fallback` is what
     the engine takes instead below `floor` where the spec says `auto`.
     `weights`, of a quantization, names the weights that are quantized so; with `at_load` the engine makes it of plain
     weights too, else `made_by` says what makes them. Weights whose config does not say it are known by a `file`: one
     that ends so, in place of the last of the recipe's. `needs` are distributions that weights like this take beside the
-    engine; without `splits` they stay on one GPU (no tensor parallel).
+    engine; without `splits` they stay on one GPU (no tensor parallel). `groups` are how many weights may share a scale,
+    by the `engine.backend` that takes no other sizes.
     `source` is where the row is from.
     """
 
     name: str
     source: str
     floor: int = 0
+    below: int = 0
     cpu: bool = True
     native: int = 0
     note: str = ""
@@ -32,6 +42,7 @@ class Format:
     file: str = ""
     needs: tuple[str, ...] = ()
     splits: bool = True
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,8 @@ class Record:
     `python` is the distribution's Requires-Python. `architectures` are what weights call the models that it generates
     with (`config.json`, GGUF header, model.bin), `converts` those that its converter makes such weights of.
     `removed` maps what it had once to the last version that did; `methods` what weights call their quantization to
-    the lowest compute capability that the engine declares for it, or 0.
+    the lowest compute capability that the engine declares for it, or 0. `backends` maps a word of `engine.backend` to
+    those of the architectures and methods that it has, for an engine that is several.
     """
 
     version: str
@@ -50,6 +62,7 @@ class Record:
     converts: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, int] = field(default_factory=dict)
+    backends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,10 @@ class Recipe:
     `distribution` is its Python distribution, or None when the engine ships with the runtime. `cpu_distribution` is
     another build of the same versions that is taken where no GPU is named, with `cpu_overrides`: requirements that
     replace what anything in the closure asks of a distribution (a marker that is never true leaves it out).
-    `default_version` is the version packager was tested with; a spec may pin another.
+    `default_version` is the version packager was tested with; a spec may pin another, from `oldest` on where the adapter
+    drives none before. With `gpu_only` it does not run without a GPU.
+    `newest` is the last version that has the engine, where it was dropped; `newest_note` says what to do instead.
+    `vendor` says where an engine comes from that is no `distribution`: the base must be such an image.
     `plugins` maps a quantization to the further requirements it needs.
     `companions` are further requirements it always has.
     `weights` are the file name endings the engine opens; empty when it takes no weights. With `folder` it opens
@@ -81,6 +97,11 @@ class Recipe:
     distribution: str | None
     default_version: str
     weights: tuple[str, ...]
+    oldest: str = ""
+    gpu_only: bool = False
+    newest: str = ""
+    newest_note: str = ""
+    vendor: Vendor | None = None
     most_requests: int | None = None
     system_packages: Mapping[str, str] = field(default_factory=dict)
     cpu_system_packages: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +165,7 @@ class Recipe:
         """PEP 508 requirements of the engine at `version` (None: the tested default), to run on a GPU or without."""
         name = self.distribution if gpu else self.cpu_distribution or self.distribution
         if name is None:
-            return ()
+            return self.companions
         pinned = f"{name}=={version or self.default_version}"
         return (pinned, *self.companions, *self.plugins.get(quantization, ()))
 

@@ -7,9 +7,6 @@ from pydantic import Field
 
 from .grammar import Grammar, Strict, problem, quoted
 
-PLANNED = ("tensorrt_llm_engine", "tensorrt_llm", "lmdeploy")
-"""Engine names of the design that this version cannot package yet: asked for, they get their own message."""
-
 
 def _version(text: str) -> None:
     try:
@@ -73,6 +70,48 @@ class VllmSpec(Strict):
     """With `serving.api: native`: vLLM's name for how the model writes tool calls; without it tools are refused."""
 
 
+class TensorrtLlmEngineSpec(Strict):
+    """An engine that TensorRT-LLM compiled (1.2.1 is the last version that has them), on the kind of GPU that compiled it."""
+
+    kind: Literal["tensorrt_llm_engine"]
+    """TensorRT-LLM with a compiled engine."""
+    version: EngineVersion | None = None
+    """Exact version of TensorRT-LLM, which compiled the engine and is in the base; without it the recipe's tested version."""
+    context_length: Context | None = None
+    """Tokens of prompt and answer together that one request may use; without it what the engine was compiled for."""
+    tensor_parallel: Parallel = 1
+    """GPUs that share each layer, as compiled in."""
+    pipeline_parallel: Parallel = 1
+    """Groups of GPUs that share the layers between them, as compiled in."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share for the key-value cache of the GPU's memory that the engine leaves free."""
+    kv_cache: Literal["auto", "int8", "fp8"] = "auto"
+    """Number format of the key-value cache, as compiled in; `auto` takes it as it is."""
+    prefix_caching: bool = True
+    """Whether prompts that begin alike share their cache."""
+
+
+class TensorrtLlmSpec(Strict):
+    """TensorRT-LLM's PyTorch engine: safetensors of Hugging Face or ModelOpt, with nothing compiled before."""
+
+    kind: Literal["tensorrt_llm"]
+    """TensorRT-LLM's PyTorch engine."""
+    version: EngineVersion | None = None
+    """Exact version of TensorRT-LLM, which is in the base; without it the recipe's tested version."""
+    context_length: Context | None = None
+    """Tokens of prompt and answer together that one request may use; without it what the model was trained for."""
+    tensor_parallel: Parallel = 1
+    """GPUs that share each layer."""
+    pipeline_parallel: Parallel = 1
+    """Groups of GPUs that share the layers between them."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share for the key-value cache of the GPU's memory that the weights leave free."""
+    kv_cache: Literal["auto", "fp8", "nvfp4"] = "auto"
+    """Number format of the key-value cache; `auto` takes the weights' own."""
+    prefix_caching: bool = True
+    """Whether prompts that begin alike share their cache."""
+
+
 class CTranslate2Spec(Strict):
     """CTranslate2: a converted model folder (model.bin, config.json, tokenizer.json), on CPU or GPU."""
 
@@ -121,5 +160,6 @@ class EchoSpec(Strict):
 
 
 EngineSpec = Annotated[
-    TransformersSpec | VllmSpec | LlamaCppSpec | CTranslate2Spec | EchoSpec, Field(discriminator="kind")
+    TransformersSpec | VllmSpec | TensorrtLlmEngineSpec | TensorrtLlmSpec | LlamaCppSpec | CTranslate2Spec | EchoSpec,
+    Field(discriminator="kind"),
 ]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import Problem
-from .engine import PLANNED
 from .grammar import PROBLEM, quoted
 from .parse import Document, Keys, Position
 from .shape import Model, locate, tag_of
@@ -129,8 +128,6 @@ def _unknown_kind(error: Mapping[str, Any], name: str, models: tuple[Model, ...]
     if error["type"] == "union_tag_not_found":
         return f"`{name}` has no `kind`", f"add one of: {', '.join(known)}"
     word = str(error["ctx"]["tag"])
-    if name == "engine" and word in PLANNED:
-        return f"the engine {quoted(word)} is not in this version of packager", f"the engines are: {', '.join(known)}"
     everything = "the engines are" if name == "engine" else "the kinds are"
     return f"unknown {name.rpartition('.')[2]} {quoted(word)}", _choice(word, known, everything)
 

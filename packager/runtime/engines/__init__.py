@@ -12,6 +12,8 @@ ADAPTERS: dict[str, str] = {
     "ctranslate2": "ctranslate2:CTranslate2Engine",
     "echo": "echo:EchoEngine",
     "llama_cpp": "llama_cpp:LlamaCppEngine",
+    "tensorrt_llm": "tensorrt_llm:TensorrtLlm",
+    "tensorrt_llm_engine": "tensorrt_llm_engine:TensorrtLlmEngine",
     "transformers": "transformers:TransformersEngine",
     "vllm": "vllm:VllmEngine",
 }

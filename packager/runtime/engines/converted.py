@@ -55,7 +55,7 @@ class Converted:
 
 def read_converted(folder: Path, chat_template: str | None) -> Converted:
     """Read the folder; `chat_template` replaces its own. Raises LoadError for what is missing or does not fit."""
-    config = _json(folder / "config.json", dict)
+    config = read_json(folder / "config.json", dict, _MEND)
     for name in _SPECIAL:
         if config.get(name, "") is None:  # its converters write that, but the library refuses it without naming it
             raise LoadError(
@@ -64,7 +64,7 @@ def read_converted(folder: Path, chat_template: str | None) -> Converted:
                 mend=f'write the token there, or `"{name}": ""` for a model that has none',
             )
     vocabulary = _vocabulary(folder)
-    tokenizer = _tokenizer(folder / "tokenizer.json")
+    tokenizer = read_tokenizer(folder / "tokenizer.json", _MEND)
     for token, at in tokenizer.get_vocab().items():
         if at < len(vocabulary) and vocabulary[at] != token:
             raise LoadError(
@@ -79,7 +79,7 @@ def read_converted(folder: Path, chat_template: str | None) -> Converted:
         tokenizer,
         Detokenizer(tokenizer),
         vocabulary,
-        frozenset(ends | _further_ends(folder / "generation_config.json")),
+        frozenset(ends | further_ends(folder / "generation_config.json", _MEND)),
         vocabulary.index(config["bos_token"]) if config.get("bos_token") in vocabulary else 0,
         read_chat_template(folder, chat_template, special),
     )
@@ -89,39 +89,41 @@ def _vocabulary(folder: Path) -> tuple[str, ...]:
     older = folder / "vocabulary.txt"
     if older.exists():
         return tuple(older.read_text("utf-8").removesuffix("\n").split("\n"))
-    return tuple(_json(folder / "vocabulary.json", list))
+    return tuple(read_json(folder / "vocabulary.json", list, _MEND))
 
 
-def _tokenizer(path: Path) -> Any:
+def read_tokenizer(path: Path, mend: str) -> Any:
+    """The `tokenizers.Tokenizer` in the file. Raises LoadError, with `mend`."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LoadError(f"the model has no tokenizer: {error.strerror}", where=str(path), mend=_MEND) from error
+        raise LoadError(f"the model has no tokenizer: {error.strerror}", where=str(path), mend=mend) from error
     try:
         tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing more special
-        raise LoadError(f"the tokenizer cannot be read: {error}", where=str(path), mend=_MEND) from error
+        raise LoadError(f"the tokenizer cannot be read: {error}", where=str(path), mend=mend) from error
     # Left over from training in some files: prompts would be cut or filled up in silence.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
-def _further_ends(path: Path) -> set[int]:
-    """Chat models may end a turn with other tokens than a text: Hugging Face lists them all here."""
+def further_ends(path: Path, mend: str) -> set[int]:
+    """Chat models may end a turn with other tokens than a text: Hugging Face lists them all here. Raises LoadError."""
     if not path.exists():
         return set()
-    ends = _json(path, dict).get("eos_token_id")
+    ends = read_json(path, dict, mend).get("eos_token_id")
     return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
-def _json(path: Path, form: type) -> Any:
+def read_json(path: Path, form: type, mend: str) -> Any:
+    """The `form` (dict, list) that the file holds. Raises LoadError, with `mend`."""
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise LoadError(f"a file of the model is missing: {error.strerror}", where=str(path), mend=_MEND) from error
+        raise LoadError(f"a file of the model is missing: {error.strerror}", where=str(path), mend=mend) from error
     except ValueError as error:
-        raise LoadError(f"a file of the model cannot be read: {error}", where=str(path), mend=_MEND) from error
+        raise LoadError(f"a file of the model cannot be read: {error}", where=str(path), mend=mend) from error
     if not isinstance(value, form):
-        raise LoadError(f"a file of the model holds no {form.__name__}", where=str(path), mend=_MEND)
+        raise LoadError(f"a file of the model holds no {form.__name__}", where=str(path), mend=mend)
     return value

@@ -130,7 +130,7 @@ class TestCheck:
                 ["quantization: int8"],
                 "int8",
                 "the engine vllm cannot quantize to int8",
-                "use one of: none, awq, gptq, fp8, nf4, gguf; transformers can",
+                "use one of: none, awq, gptq, fp8, nf4, gguf; tensorrt_llm_engine or transformers can",
             ),
             (
                 "kind: vllm",
@@ -151,7 +151,7 @@ class TestCheck:
                 ["quantization: awq"],
                 "awq",
                 "the engine llama_cpp cannot quantize to awq",
-                "leave it out: this engine takes the weights as they are; vllm can",
+                "leave it out: this engine takes the weights as they are; tensorrt_llm, tensorrt_llm_engine or vllm can",
             ),
             (
                 "kind: vllm, tensor_parallel: 2",

@@ -156,13 +156,14 @@ def test_rows_say_where_they_are_from_and_what_they_mean(engine):
             assert {row.floor, row.native} <= capabilities | {0}
             assert bool(row.native) == bool(row.note)
             assert row.floor < row.native or not row.native
+            assert not row.below or (max(row.floor, recipe.floor) < row.below and row.below in capabilities)
             assert bool(row.weights or row.file) == (where == "quantization")
             assert (row.at_load or bool(row.made_by)) == (where == "quantization")
             assert not row.needs or where == "weights"
             assert not row.fallback or recipe.format(where, row.fallback)
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name not in NO_WEIGHTS])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if RECIPES[name].distribution])
 def test_a_record_is_of_the_version_that_is_packaged(engine):
     """A recipe that moves its version without `.ci/record.py ENGINE` fails here."""
     record = RECIPES[engine].record
@@ -174,6 +175,17 @@ def test_a_record_is_of_the_version_that_is_packaged(engine):
     assert record.architectures
     assert not set(record.removed) & set(record.architectures)
     assert all(Version(last) < Version(record.version) for last in record.removed.values())
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if RECIPES[name].vendor])
+def test_a_vendors_engine_is_on_no_index(engine):
+    recipe = RECIPES[engine]
+    assert recipe.distribution is None
+    assert recipe.gpu_only
+    assert recipe.vendor.image.endswith(f":{recipe.default_version}")
+    names = {Requirement(line).name for line in recipe.requirements(None, "none", gpu=True)}
+    assert recipe.vendor.distribution not in names
+    assert ("nvidia-ml-py" in names) == (engine == "tensorrt_llm_engine")  # what a compiled engine is checked with
 
 
 def test_records_know_what_the_walk_throughs_are_about():

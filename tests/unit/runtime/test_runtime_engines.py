@@ -23,7 +23,8 @@ def tiny(tmp_path):
 
 def test_an_unknown_engine():
     with pytest.raises(
-        LoadError, match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, transformers, vllm"
+        LoadError,
+        match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, tensorrt_llm, tensorrt_llm_engine, transformers, vllm",
     ):
         open_engine("warp", make_setup())
 

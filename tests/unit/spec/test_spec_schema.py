@@ -27,7 +27,7 @@ def test_the_examples_satisfy_it(path):
     [
         {"name": "x", "engine": {"kind": "echo"}, "servng": {}},
         {"name": "X", "engine": {"kind": "echo"}},
-        {"name": "x", "engine": {"kind": "lmdeploy"}},
+        {"name": "x", "engine": {"kind": "warp"}},
         {"name": "x", "engine": {"kind": "echo", "threads": 1}},
         {"name": "x", "engine": {"kind": "echo"}, "image": {"env": {"A-B": "x"}}},
         {"name": "x", "engine": {"kind": "echo"}, "image": {"system_packages": ["a b"]}},

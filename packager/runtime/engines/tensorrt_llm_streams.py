@@ -1,0 +1,177 @@
+"""Requests of either of TensorRT-LLM's engines: its LLM API streams token ids, and text is made of them here.
+
+A request ends early by `RequestOutput.abort()` alone: dropping the iterator leaves it running.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ...errors import EngineError, RequestError
+from ...weights.compiled import explain
+from ..engine import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
+from ..stops import StopText
+from ..threads import in_daemon_thread
+from .calls import Call
+from .tensorrt_llm_folder import Words
+from .tensorrt_llm_options import sampling_words
+
+_SHORT = 2000
+"""Characters of a prompt that are tokenized on the event loop: the way to a thread and back takes longer."""
+_REFUSAL = "RequestError"
+"""What TensorRT-LLM raises for one request that its executor refuses (executor/utils.py); all else ends the engine."""
+
+
+class Streams:
+    """The open requests of one started LLM."""
+
+    def __init__(self, llm: Any, make_sampling: Callable[..., Any], words: Words, can: frozenset[str]) -> None:
+        """`make_sampling` is TensorRT-LLM's SamplingParams, `can` what is honoured of ours."""
+        self._llm = llm
+        self._make_sampling = make_sampling
+        self._words = words
+        self._can = can
+        self._open: dict[str, _Run] = {}
+        self.reason = ""
+
+    async def prove(self) -> None:
+        """Have the model write a token. Raises whatever TensorRT-LLM raises."""
+        words = sampling_words(SamplingParams(max_tokens=1, ignore_eos=True), 1, self._words.ends, self._can)
+        first = [self._words.ends[0]]
+        async for _ in self._llm.generate_async(first, self._make_sampling(**words), streaming=True):
+            pass
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        run = self._open[request.id] = _Run()
+        pump: asyncio.Task[None] | None = None
+        try:
+            ids = await self._prompt(request)
+            if self.reason:
+                raise EngineError(self.reason)
+            writer = _Writer(self._words, request, len(ids))
+            if run.aborted:
+                yield Delta("", 0, "abort", Usage(len(ids), 0))
+                return
+            run.result = self._begin(request, ids)
+            pump = asyncio.create_task(self._pump(run))
+            async for tokens, reason in run.call.items():
+                if reason == "cancelled" and not run.aborted:
+                    raise EngineError(self.reason or "TensorRT-LLM ended the request by itself")
+                delta = writer.delta(tokens, reason)
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+            raise EngineError("TensorRT-LLM ended the stream without a reason")
+        finally:
+            del self._open[request.id]
+            run.abort()
+            if pump is not None:
+                pump.cancel()
+
+    async def abort(self, request_id: str) -> None:
+        if run := self._open.get(request_id):
+            run.aborted = True
+            run.abort()
+
+    def end(self, reason: str) -> None:
+        """Fail the open requests, and every later one."""
+        self.reason = self.reason or reason
+        for run in self._open.values():
+            run.call.failure = EngineError(self.reason)
+            run.call.put(None)
+            run.abort()
+
+    async def _prompt(self, request: GenerationRequest) -> list[int]:
+        size = len(request.prompt or "") + sum(len(message.content) for message in request.messages or ())
+        if size < _SHORT:
+            return self._words.prompt(request)
+        return await in_daemon_thread(lambda: self._words.prompt(request))
+
+    def _begin(self, request: GenerationRequest, ids: list[int]) -> Any:
+        words = sampling_words(request.sampling, self._words.context - len(ids), self._words.ends, self._can)
+        try:
+            return self._llm.generate_async(ids, self._make_sampling(**words), streaming=True)
+        except ValueError as error:
+            raise RequestError(f"TensorRT-LLM refuses the request: {said(error)}") from error
+        except Exception as error:
+            self.end(f"TensorRT-LLM takes no requests: {said(error)}")
+            raise EngineError(self.reason) from error
+
+    async def _pump(self, run: "_Run") -> None:
+        """What TensorRT-LLM gives, to the stream: which thus never waits for an engine that gives no more."""
+        try:
+            async for step in run.result:
+                output = step.outputs[0]
+                run.call.put((list(output.token_ids_diff), output.finish_reason))
+                run.finished = output.finish_reason is not None
+        except Exception as error:  # noqa: BLE001 - the stream raises it, or all streams do
+            failure = EngineError(f"TensorRT-LLM failed: {said(error)}")
+            run.finished, run.call.failure = True, failure
+            if type(error).__name__ != _REFUSAL:
+                self.end(str(failure))
+        run.call.put(None)
+
+
+class _Run:
+    """One open request: TensorRT-LLM's RequestOutput, once it has begun, and what it gave."""
+
+    __slots__ = ("aborted", "call", "finished", "result")
+
+    def __init__(self) -> None:
+        self.call = Call[tuple[list[int], str | None]](asyncio.get_running_loop())
+        self.result: Any = None
+        self.aborted = False
+        self.finished = False
+
+    def abort(self) -> None:
+        """End it in the engine, unless it has not begun or has ended."""
+        if self.result is not None and not self.finished:
+            self.finished = True
+            with suppress(AttributeError, RuntimeError):  # the executor is gone, and the request with it
+                self.result.abort()
+
+
+class _Writer:
+    """Deltas of the steps of one request."""
+
+    __slots__ = ("_detokenizer", "_ends", "_prompt", "_stop", "_text", "_written")
+
+    def __init__(self, words: Words, request: GenerationRequest, prompt_tokens: int) -> None:
+        self._detokenizer = words.detokenizer
+        self._text = words.detokenizer.stream()
+        self._stop = StopText(request.sampling.stop)
+        self._ends = frozenset[int]() if request.sampling.ignore_eos else frozenset(words.ends)
+        self._prompt = prompt_tokens
+        self._written = 0
+
+    def delta(self, tokens: list[int], reason: str | None) -> Delta:
+        """What a step added; the last Delta when TensorRT-LLM ends the text, or a stop string was met in it."""
+        self._written += len(tokens)
+        text, met = self._stop.feed("".join(self._text.feed(token) for token in tokens if token not in self._ends))
+        if not met and reason is not None:
+            more, met = self._stop.feed(self._text.rest())
+            text += more
+        usage = Usage(self._prompt, self._written)
+        if met:
+            return Delta(text, len(tokens), "stop", usage)
+        if reason is None:
+            return Delta(text, len(tokens))
+        return Delta(text + self._stop.rest(), len(tokens), _finish(reason), usage)
+
+
+_FINISHED: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "cancelled": "abort"}
+
+
+def _finish(reason: str) -> FinishReason:
+    """Our word. Raises EngineError for one that is a failure (`timeout`)."""
+    if reason not in _FINISHED:
+        raise EngineError(f"TensorRT-LLM ended the request: {reason}")
+    return _FINISHED[reason]
+
+
+def said(error: Exception) -> str:
+    """What TensorRT-LLM's own message means, or its last line that says something."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return explain(text) or (lines[0] if lines else type(error).__name__)

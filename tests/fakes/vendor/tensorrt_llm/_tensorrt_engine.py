@@ -1,0 +1,3 @@
+from .llmapi import _TrtLLM as LLM
+
+__all__ = ["LLM"]
