@@ -106,5 +106,5 @@ def _show(manifest: "Manifest", done: "Fetched", console: Console) -> None:
         console.result(f"and {len(done.files) - _SHOWN} more (--json lists all)")
     fetched, found = done.bytes(found=False), done.bytes(found=True)
     resumed = fetched - done.transferred
-    note = f" ({resumed:,} of them lay there from an earlier attempt)" if resumed > 0 else ""
+    note = f" ({resumed:,} of them came with an earlier attempt or another process)" if resumed > 0 else ""
     console.result(f"{done.package}: fetched {fetched:,} bytes{note}, found {found:,} bytes")
