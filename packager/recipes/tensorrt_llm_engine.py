@@ -4,7 +4,7 @@ from .recipe import Format, Recipe, Vendor
 
 _MATRIX = "TensorRT-LLM 1.2 docs, numerical precision: hardware support matrix"
 _BUILDER = f"{_MATRIX}; builder.py of 1.2 refuses it from 10.0 on"
-_BUILD = "`packager convert`"
+_BUILD = "TensorRT-LLM's LLM API (`_tensorrt_engine.LLM(..., quant_config=...).save(FOLDER)`)"
 
 RECIPE = Recipe(
     engine="tensorrt_llm_engine",
@@ -25,7 +25,7 @@ RECIPE = Recipe(
             Format("int8", _BUILDER, floor=80, below=100, weights=("w8a16",), made_by=_BUILD),
             Format("int4", _BUILDER, floor=80, below=100, weights=("w4a16",), made_by=_BUILD),
             Format("awq", _BUILDER, floor=80, below=100, weights=("w4a16_awq",), made_by=_BUILD),
-            Format("gptq", _BUILDER, floor=80, below=100, weights=("w4a16_gptq",), made_by="TensorRT-LLM's own build"),
+            Format("gptq", _BUILDER, floor=80, below=100, weights=("w4a16_gptq",), made_by=_BUILD),
             Format("fp8", _MATRIX, floor=89, weights=("fp8",), made_by=_BUILD),
         ),
         "kv_cache": (

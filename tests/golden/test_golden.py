@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fakes.bases import make_base
+from fakes.compiled import TENSORRT, TENSORRT_LLM, description
 
 from packager.command import Completed
 from packager.digest import hash_file, sha256_hex
@@ -29,6 +30,7 @@ from packager.oci.layout import write_layout
 from packager.package.plan import Ingredients, plan_package
 from packager.package.read import read_package
 from packager.package.write import write_package
+from packager.recipes import RECIPES
 from packager.spec.load import SpecFile, load_spec
 from packager.store import Store
 from packager.weights.chunks import PieceHasher, encode_chunks, file_chunks
@@ -43,6 +45,13 @@ FOLDERS = {
     "model": ("config.json", "model.safetensors", "modeling_own.py"),
     "lora": ("adapter_config.json", "adapter_model.safetensors"),
     "hf://ada/model": ("config.json", "model.safetensors"),
+    "hf://ada/mistral-7b-trt": (
+        "config.json",
+        "engine.json",
+        "rank0.engine",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ),
     "s3://models/lora": ("adapter_config.json", "adapter_model.safetensors"),
 }
 INGREDIENTS = Ingredients(
@@ -74,7 +83,8 @@ def test_case(case: str, tmp_path: Path, update_golden: bool) -> None:
 
 def make_lock(file: SpecFile, store: Store, folder: Path) -> Lock:
     """The lock that resolving would give, were the index and the mirrors our few wheels and one base."""
-    base = make_base(installed={"orjson": "3.10.0", "uvicorn": "0.34.0"})
+    vendor = {"tensorrt": TENSORRT, "tensorrt-llm": TENSORRT_LLM} if RECIPES[file.spec.engine.kind].vendor else {}
+    base = make_base(installed={"orjson": "3.10.0", "uvicorn": "0.34.0", **vendor})
     write_layout(base, folder / "base.oci")
     facts = read_base_facts(base)
     wheels = tuple(sorted((lock_wheel(path, store) for path in (HERE / "wheels").glob("*.whl")), key=lambda w: w.name))
@@ -104,7 +114,8 @@ def lock_files(source: str, store: Store) -> WeightsLock:
         if hub and path.endswith(".json"):
             pieces.update(data)
         found.append(WeightsFile(path, stored.size, stored.sha256, encode_chunks(file_chunks(pieces.finish()))))
-    return WeightsLock(source, "c0ffee" + "0" * 34 if hub else "", tuple(found))
+    compiled = description() if "engine.json" in FOLDERS.get(name, ()) else None
+    return WeightsLock(source, "c0ffee" + "0" * 34 if hub else "", tuple(found), compiled=compiled)
 
 
 def lock_wheel(path: Path, store: Store) -> Wheel:
