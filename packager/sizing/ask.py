@@ -30,7 +30,9 @@ def demand_of(file: SpecFile, config: Mapping[str, Any], asked: Asked, *, where:
     spec = file.spec
     kind = spec.engine.kind
     if kind not in ENGINES:
-        raise SpecError(f"how the engine {kind} takes memory is not known", where=file.where("engine", "kind"))
+        what = f"how the engine {kind} takes memory is not known here"
+        mend = f"plan can size for {', '.join(ENGINES)}: the weights are as large elsewhere"
+        raise SpecError(what, where=file.where("engine", "kind"), mend=mend)
     facts = facts_of_config(config)
     shape = read_shape(config, where=where)
     kv_cache = getattr(spec.engine, "kv_cache", "auto")

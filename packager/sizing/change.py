@@ -82,7 +82,7 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 def _cache_formats(demand: Demand) -> Iterator[Change]:
     rows = RECIPES[demand.engine].formats.get("kv_cache", ())
     for row in sorted((row for row in rows if row.name in CACHES), key=lambda row: -CACHES[row.name].number):
-        if CACHES[row.name].number < 2 and row.name != demand.kv_cache and _runs(row, demand.place):
+        if CACHES[row.name].number < 2 and _runs(row, demand.place):
             yield Change("kv_cache", f"`engine.kv_cache: {row.name}`", replace(demand, kv_cache=row.name))
 
 
@@ -93,7 +93,7 @@ def _quantizations(demand: Demand) -> Iterator[Change]:
     rows = RECIPES[demand.engine].formats.get("quantization", ())
     for row in sorted(rows, key=lambda row: not row.at_load):
         width = width_at_load(demand.engine, row.name)
-        if width is None or not _runs(row, demand.place) or (demand.place.tensor > 1 and not row.splits):
+        if width is None or not _runs(row, demand.place):
             continue
         words = f"`quantization: {row.name}`" + (f" with weights that {row.made_by} made" if row.made_by else "")
         weights = replace(demand.weights, loaded=width)

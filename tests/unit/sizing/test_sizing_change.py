@@ -98,3 +98,10 @@ def test_a_larger_gpu_is_larger_and_runs_the_engine(demand, gpu):
     assert found.bytes > GPUS[gpu].bytes
     assert found.capability >= RECIPES["vllm"].floor
     assert not change.demand.place.gpu.startswith("rtx-")
+
+
+def test_a_larger_gpu_computes_in_the_models_numbers(demand):
+    """A V100 of 32 GB would have the memory, and no bfloat16."""
+    asked = demand("baichuan2-13b", "engine: {kind: transformers}\nhardware: {gpu: a10g}", context=1024)
+    change = next(one for one in changes_that_fit(asked) if one.kind == "gpu")
+    assert change.words == "`hardware.gpu: a100-40gb`"

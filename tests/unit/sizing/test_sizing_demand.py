@@ -109,10 +109,11 @@ class TestWeights:
         saved -= weights_bytes(demand("mistral-7b-v0.2", spec))
         assert saved * 8 / 6979321856 == pytest.approx(0.373, abs=0.001)  # QLoRA, section 3
 
-    def test_experts_stay_as_they_are_in_transformers(self, demand):
+    @pytest.mark.parametrize(("word", "bits"), [("int8", 8), ("nf4", 4.5)])
+    def test_experts_stay_as_they_are_in_transformers(self, demand, word, bits):
         linear = 1342177280  # of Mixtral's 46.7 billion: the rest of its matrices are experts
-        asked = demand("mixtral-8x7b", "engine: {kind: transformers}\nquantization: nf4")
-        assert weights_bytes(asked) == linear * 4.5 / 8 + (46702792704 - linear) * 2
+        asked = demand("mixtral-8x7b", f"engine: {{kind: transformers}}\nquantization: {word}")
+        assert weights_bytes(asked) == linear * bits / 8 + (46702792704 - linear) * 2
 
     def test_experts_in_fp8_on_vllm(self, demand):
         asked = demand("mixtral-8x7b", "engine: {kind: vllm}\nquantization: fp8\nhardware: {gpu: h100}")
@@ -243,6 +244,10 @@ class TestFits:
         with pytest.raises(SpecError, match="how long a context"):
             demand("baichuan2-13b", VLLM)
         assert demand("baichuan2-13b", VLLM, context=4096).context == 4096
+
+    def test_an_engine_that_is_not_known_is_refused_by_name(self, demand):
+        with pytest.raises(SpecError, match="how the engine tensorrt_llm takes memory is not known here"):
+            demand("llama-3-8b", "engine: {kind: tensorrt_llm}\nhardware: {gpu: h100}")
 
     def test_eager_takes_no_graphs(self, demand):
         hardware = "hardware: {gpu: l4}"
