@@ -7,6 +7,7 @@ limits and restarts are the Supervisor's, as behind every server.
 
 import asyncio
 import json
+import locale
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,8 @@ class PackagedModel:
 
     def initialize(self, _args: Mapping[str, str]) -> None:
         """Load the package. Raises Triton's own exception with the reason, which Triton shows and its API answers."""
+        # The stub starts Python without any locale: engines that open files without an encoding would read ASCII.
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         log_to_stderr(LOG_LEVEL.get() or "info")
         self._thread.start()
         try:
