@@ -6,6 +6,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..errors import Problem, SpecError
 from ..manifest import WeightsFile
@@ -26,6 +27,8 @@ from .tools import Tools
 
 _HEAD = 1 << 20
 """Bytes of a file in which its format says what it holds."""
+
+_MODELOPT = "hf_quant_config.json"
 
 _PART_OF = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 """What llama.cpp's llama-gguf-split puts into the names of a model's parts."""
@@ -100,7 +103,20 @@ def _model(source: Source, files: Sequence[SourceFile], entry: str, where: str) 
         config = json.loads(read_file(source, named["config.json"]))
     except ValueError as error:
         raise SpecError(f"config.json is not JSON: {error}", where=where, mend="restore the file") from error
-    return facts_of_config(config) if isinstance(config, dict) else ModelFacts()
+    facts = facts_of_config(config) if isinstance(config, dict) else ModelFacts()
+    if not facts.quantization and _MODELOPT in named:
+        return replace(facts, quantization=_modelopt(read_file(source, named[_MODELOPT]), where))
+    return facts
+
+
+def _modelopt(data: bytes, where: str) -> str:
+    """What ModelOpt says in a file of its own, where config.json has nothing of it (TensorRT-LLM's and vLLM's loaders read it)."""
+    try:
+        algorithm = json.loads(data)["quantization"]["quant_algo"]
+    except (ValueError, LookupError, TypeError) as error:
+        what = f"{_MODELOPT} does not say how the weights are quantized"
+        raise SpecError(what, where=where, mend="restore the file") from error
+    return f"modelopt:{algorithm.lower()}" if isinstance(algorithm, str) else ""
 
 
 def _raise(problems: Sequence[Problem]) -> None:

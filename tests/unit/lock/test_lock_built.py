@@ -249,6 +249,23 @@ class TestLock:
         ((what, _),) = refused(lambda: lock_weights(spec(), tools))
         assert what.endswith("these weights have no .engine file")
 
+    @pytest.mark.parametrize(
+        ("algorithm", "gpu", "passes"), [("FP8", "h100", True), ("NVFP4", "h100", False), (None, "h100", True)]
+    )
+    def test_modelopt_says_it_in_a_file_of_its_own(self, spec, tmp_path, tools, algorithm, gpu, passes):
+        folder = tmp_path / "model"
+        folder.mkdir()
+        (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))
+        for name in ("config.json", "tokenizer.json"):
+            (folder / name).write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"x")
+        problems = refused(lambda: lock_weights(spec(kind="tensorrt_llm", gpu=gpu), tools))
+        needs = "tensorrt_llm with weights that are modelopt:nvfp4 needs compute capability 10.0 or newer; h100 has 9.0"
+        assert [what for what, _ in problems] == ([] if passes else [needs])
+        (folder / "hf_quant_config.json").write_text("[]")
+        ((what, _),) = refused(lambda: lock_weights(spec(kind="tensorrt_llm", gpu=gpu), tools))
+        assert what == "hf_quant_config.json does not say how the weights are quantized"
+
     @staticmethod
     def write(tmp_path):
         folder = write_engine(tmp_path / "model")
