@@ -60,7 +60,9 @@ def _recipes(plan: ImagePlan, package: Package, wheels: Mapping[str, Path], tool
         recipes.append(
             LayerRecipe(weights.title, weights.key(), _weights_entries(weights, package.folder, tools), about)
         )
-    return [*recipes, LayerRecipe("package", None, _package_entries(plan, package.folder))]
+    cache = Entry(ENVELOPE.cache, "directory", 0o755, uid=ENVELOPE.user, gid=ENVELOPE.user)
+    recipes.append(LayerRecipe("runtime", None, _package_entries(plan.runtime, package.folder, cache)))
+    return [*recipes, LayerRecipe("package", None, _package_entries(plan.package, package.folder))]
 
 
 def wheel_entries(plan: WheelsPlan, paths: Mapping[str, Path]) -> Entries:
@@ -97,12 +99,10 @@ def _weights_entries(plan: WeightsPlan, folder: Path, tools: Tools) -> Entries:
     return entries
 
 
-def _package_entries(plan: ImagePlan, folder: Path) -> Entries:
-    cache = Entry(ENVELOPE.cache, "directory", 0o755, uid=ENVELOPE.user, gid=ENVELOPE.user)
-
+def _package_entries(paths: Iterable[str], folder: Path, *more: Entry) -> Entries:
     def entries() -> Iterator[Entry]:
-        yield cache
-        for path in plan.package:
+        yield from more
+        for path in paths:
             yield Entry(f"{ENVELOPE.app}/{path}", content=InlineContent((folder / path).read_bytes()))
 
     return entries

@@ -11,7 +11,7 @@ from ..facts import BaseFacts
 from ..lock.lockfile import BaseLock, Lock
 from ..manifest import Manifest, WeightsFile
 from ..oci.image import ImageConfig
-from ..package.plan import shipped_adapters, shipped_weights
+from ..package.plan import RUNTIME, shipped_adapters, shipped_weights
 from ..package.text import ports, serve_command
 from ..recipes import RECIPES
 from ..wheels.contest import Contest
@@ -50,11 +50,16 @@ class WeightsPlan:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """An image to be assembled. `package` lists the package's own files (weights not among them)."""
+    """An image to be assembled. `runtime` lists the files of the vendored container side, `package` the others.
+
+    They are layers of their own: an edit of the package's few files is pushed again without the runtime. Weights are
+    among neither.
+    """
 
     base: BaseLock
     wheels: tuple[WheelsPlan, ...]
     weights: tuple[WeightsPlan, ...]
+    runtime: tuple[str, ...]
     package: tuple[str, ...]
     config: ImageConfig
     contests: tuple[Contest, ...]
@@ -62,11 +67,13 @@ class ImagePlan:
 
 def plan_image(manifest: Manifest, lock: Lock, files: tuple[str, ...]) -> ImagePlan:
     """The image of a package with this manifest, lock and list of files."""
+    own = [path for path in files if not path.startswith("data/") and path != "Dockerfile"]
     return ImagePlan(
         base=lock.base,
         wheels=_wheels(manifest, lock),
         weights=(*_weights("weights", shipped_weights(manifest)), *_weights("adapters", shipped_adapters(manifest))),
-        package=tuple(path for path in files if not path.startswith("data/") and path != "Dockerfile"),
+        runtime=tuple(path for path in own if path.startswith(f"{RUNTIME}/")),
+        package=tuple(path for path in own if not path.startswith(f"{RUNTIME}/")),
         config=_config(manifest, lock),
         contests=lock.contests,
     )
