@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 from fakes import compiled, models
 from fakes.engines import make_setup
+from tokenizers import Tokenizer
 
 from packager.errors import ContextLengthError, EngineError, LoadError, RequestError
 from packager.runtime.engine import Delta, GenerationRequest, Message, SamplingParams
@@ -272,6 +273,22 @@ async def test_nothing_says_what_ends_an_answer(folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
     engine = open_engine("tensorrt_llm", make_setup(folder))
     await engine.start()
+    await engine.stop()
+
+
+async def test_a_token_that_ends_an_answer_is_no_text(folder):
+    """Also one that the tokenizer does not call special."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": None}))
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(PROMPT, add_special_tokens=False).ids
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids[-1]}))
+    engine = open_engine("tensorrt_llm", make_setup(folder))
+    await engine.start()
+    text = text_of(await collect(engine, asks()))
+    assert text
+    assert PROMPT.startswith(text)
+    assert text != PROMPT
+    assert text_of(await collect(engine, asks(ignore_eos=True, max_tokens=len(ids) + 1))).startswith(PROMPT)
     await engine.stop()
 
 
