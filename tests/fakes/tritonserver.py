@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from packager.package.triton import repository, serve_command
 
 from .machine import free_port, missing
 from .packages import make_package
-from .serving import wait_until
+from .serving import PATIENCE
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -46,26 +47,46 @@ def installed() -> Path:
         missing(f"this tritonserver has no Python backend for Python {PYTHON}")
     if not place.exists():
         shutil.copy2(ours, place)
-    needed = subprocess.run(["ldd", str(place)], capture_output=True, text=True, env=_environ(folder), check=True)
+    needed = subprocess.run(
+        ["ldd", str(place)], capture_output=True, text=True, env=_environ(folder, ENVIRONMENT), check=True
+    )
     if "not found" in needed.stdout:
         missing(f"Triton's Python backend needs libpython{PYTHON}.so.1.0 (Debian's package libpython{PYTHON})")
     return folder
 
 
-def _environ(folder: Path) -> dict[str, str]:
+def with_numpy_1(environment: Path, folder: Path) -> Path:
+    """An environment in `folder` that is `environment` but for its numpy: this Triton's backend takes numpy 1 alone."""
+    if not environment.exists():
+        missing(f"there is no {environment.name} (`make engines` sets it up)")
+    packages = f"lib/python{PYTHON}/site-packages"
+    (folder / packages).mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin/python3").symlink_to((environment / "bin/python").resolve())
+    shutil.copyfile(environment / "pyvenv.cfg", folder / "pyvenv.cfg")
+    for name in ("numpy", "numpy.libs"):
+        (folder / packages / name).symlink_to(ENVIRONMENT / packages / name)
+    (folder / packages / "rest.pth").write_text(f"{environment / packages}\n")
+    return folder
+
+
+def _environ(folder: Path, environment: Path) -> dict[str, str]:
     own = Path(sys.base_prefix) / "lib"  # a Python that was built here has its library there
     libraries = [os.environ.get("LD_LIBRARY_PATH", ""), *([str(own)] if any(own.glob("libpython*")) else [])]
     return {
         # The backend's Python is the environment whose `python3` comes first.
-        "PATH": f"{ENVIRONMENT / 'bin'}:{folder / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{environment / 'bin'}:{folder / 'bin'}:{os.environ['PATH']}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
     }
 
 
 class TritonServer:
-    """A tritonserver that serves `package`; `options` are added to those of its image. Ended with the block."""
+    """A tritonserver that serves `package`; `options` are added to those of its image. Ended with the block.
 
-    def __init__(self, package: Path, *options: str, **environ: str) -> None:
+    The model runs in the Python environment `environment`.
+    """
+
+    def __init__(self, package: Path, *options: str, environment: Path = ENVIRONMENT, **environ: str) -> None:
         folder = installed()
         self.http, self.grpc, self.metrics = (free_port() for _ in range(3))
         ports = (f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}")
@@ -74,7 +95,7 @@ class TritonServer:
         home.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [*command, *ports, f"--backend-directory={folder / 'backends'}", *options],
-            env=_environ(folder) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,
+            env=_environ(folder, environment) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -104,8 +125,11 @@ class TritonServer:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def wait_ready(self) -> Self:
-        wait_until(lambda: self._answers() or self.process.poll() is not None, "Triton is ready")
+    def wait_ready(self, seconds: float = PATIENCE) -> Self:
+        deadline = time.monotonic() + seconds
+        while not self._answers() and self.process.poll() is None:
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.05)
         assert self.process.poll() is None, self.output()
         return self
 

@@ -2,9 +2,11 @@
 
 import json
 import queue
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,12 +16,13 @@ import tritonclient.grpc as triton
 import tritonclient.http as over_http
 from fakes.gguf import write_tiny_gguf
 from fakes.serving import wait_until
-from fakes.tritonserver import TritonServer, read_events, triton_package
+from fakes.tritonserver import TritonServer, read_events, triton_package, with_numpy_1
 from tritonclient.utils import InferenceServerException
 
 from packager.runtime.model import load
 
 WORDS = "one two three four"
+ROOT = Path(__file__).parents[2]
 ENDLESS = json.dumps({"ignore_eos": True})
 
 
@@ -325,3 +328,40 @@ def test_llama_cpp_answers_as_without_triton(tmp_path):
         for thread in threads:
             thread.join()
     assert [whole, *streamed] == [expected] * 5
+
+
+MAKE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from fakes.lora import write_adapter
+from fakes.models import write_model
+write_model(Path(sys.argv[2]) / "llama", "llama")
+write_adapter(Path(sys.argv[2]) / "tuned", strength=4)
+"""
+
+
+@pytest.mark.slow
+def test_vllm_with_an_adapter_by_its_name(tmp_path):
+    environment = with_numpy_1(ROOT / ".venv-vllm", tmp_path / "environment")
+    making = [str(ROOT / ".venv-vllm/bin/python"), "-c", MAKE, str(ROOT / "tests"), str(tmp_path)]
+    subprocess.run(making, check=True, capture_output=True)
+    options = {"context_length": 256, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125, "max_lora_rank": 16}
+    package = triton_package(
+        tmp_path / "package",
+        engine="vllm",
+        options=options,
+        weights=tmp_path / "llama",
+        adapters={"tuned": tmp_path / "tuned"},
+    )
+    body = {"text_input": "hello", "max_tokens": 8, "temperature": 0, "exclude_input_in_output": True}
+    with TritonServer(package, environment=environment) as server:
+        plain = generate(server.wait_ready(180), body).json()["text_output"]
+        events = generate_stream(server, body | {"stream": True})
+        tuned = generate(server, body | {"sampling_parameters": '{"lora_name": "tuned"}'}).json()["text_output"]
+        refused = generate(server, body | {"sampling_parameters": '{"lora_name": "other"}'}).json()["error"]
+        server.terminate()
+        assert server.wait_exit() == 0
+    assert "".join(event["text_output"] for event in events) == plain
+    assert plain != tuned
+    assert refused == "lora_name names no adapter of this package, which has tuned: other"
