@@ -1,12 +1,13 @@
 """Read what an engine supports from the engine's own registry, and keep the record in packager/recipes/records/.
 
-    python .ci/record.py ENGINE ...          write the records anew, each from its engine's environment
+    python .ci/record.py ENGINE ...          write the records anew, each from its engine's environment, or its wheel
     python .ci/record.py --read ENGINE       print what the environment that runs this says, as JSON
 
 Run it after `make engines` whenever a recipe's `default_version` moves; tests/conformance compares the two.
 """
 # ruff: noqa: SLF001 - an engine's registry is its own; that it moved is what this finds out
 
+import ast
 import json
 import os
 import re
@@ -133,9 +134,78 @@ def _unknown_to_llama_cpp(names: list[str]) -> set[str]:
     return set(re.findall(r"unknown model architecture: '([^']*)'", said))
 
 
+def read_lmdeploy() -> dict[str, Any]:
+    """The tables in the published wheel's source: lmdeploy itself cannot be imported where there is no GPU.
+
+    What its two engines load of quantized weights is said in functions, so those words are typed here, each found in
+    the source again. The last version that had a model which it calls removed is looked for in the wheels before.
+    """
+    from wheels import published
+
+    sys.path.insert(0, str(ROOT))
+    from packager.recipes.lmdeploy import RECIPE
+
+    with published("lmdeploy", RECIPE.default_version) as wheel:
+        models, tables = _lmdeploy_models(wheel), wheel.module("lmdeploy/pytorch/models/module_map.py")
+        gone = set(_assigned(tables, "REMOVED_MODEL_MAP"))
+        said = {
+            "turbomind": ast.unparse(wheel.module("lmdeploy/turbomind/converter.py")),
+            "pytorch": ast.unparse(wheel.module("lmdeploy/pytorch/config.py")),
+        }
+        origin = f"{wheel.file}, sha256 {wheel.sha256}"
+    for engine, methods in _LMDEPLOY_METHODS.items():
+        assert all(f"quant_method == '{name}'" in said[engine] for name in methods), f"{engine} has other methods now"
+    removed: dict[str, str] = {}
+    for version in _LMDEPLOY_BEFORE:
+        with published("lmdeploy", version) as wheel:
+            had = set().union(*_lmdeploy_models(wheel).values())
+        removed |= {name: version for name in gone & had if name not in removed}
+    return {
+        "architectures": sorted(set().union(*models.values())),
+        "removed": removed,
+        "methods": dict.fromkeys(sorted({name for names in _LMDEPLOY_METHODS.values() for name in names}), 0),
+        "backends": {name: sorted({*models[name], *_LMDEPLOY_METHODS[name]}) for name in models},
+        "version": RECIPE.default_version,
+        "python": ">=3.10,<3.14",  # it says none; these are its wheels' tags
+        "origin": origin,
+    }
+
+
+_LMDEPLOY_METHODS: Mapping[str, tuple[str, ...]] = {
+    "turbomind": ("awq", "compressed-tensors", "fp8", "gptq", "mxfp4"),
+    "pytorch": ("awq", "compressed-tensors", "fp8", "smooth_quant"),
+}
+_LMDEPLOY_BEFORE = ("0.14.0", "0.13.0", "0.12.1", "0.12.0", "0.11.1")
+"""Newest first; 0.15.0 is the first that removed models."""
+_NO_TEXT = re.compile(r"Draft|^Eagle|MTP|RewardModel$")
+"""Helpers of other models, and models that give a score."""
+
+
+def _lmdeploy_models(wheel: Any) -> dict[str, set[str]]:
+    """The architectures that each of LMDeploy's engines generates with."""
+    table = wheel.module("lmdeploy/pytorch/models/module_map.py")
+    updates = [
+        node for node in ast.walk(table) if isinstance(node, ast.Call) and ast.unparse(node.func) == "MODULE_MAP.update"
+    ]
+    ours = {key.value for node in updates for key in node.args[0].keys}
+    found = _assigned(wheel.module("lmdeploy/turbomind/supported_models.py"), "SUPPORTED_ARCHS")
+    return {"turbomind": set(found), "pytorch": {name for name in ours if not _NO_TEXT.search(name)}}
+
+
+def _assigned(tree: ast.Module, name: str) -> dict[str, Any]:
+    """The mapping that the module assigns to `name`: a literal, or `dict(key=value)`."""
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
+    (value,) = values
+    if isinstance(value, ast.Call):
+        return {str(one.arg): ast.literal_eval(one.value) for one in value.keywords}
+    literal: dict[str, Any] = ast.literal_eval(value)
+    return literal
+
+
 READERS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "ctranslate2": read_ctranslate2,
     "llama_cpp": read_llama_cpp,
+    "lmdeploy": read_lmdeploy,
     "transformers": read_transformers,
     "vllm": read_vllm,
 }
@@ -164,8 +234,11 @@ def _package(*names: str) -> dict[str, str]:
 
 def text_of(engine: str, read: Mapping[str, Any]) -> str:
     """The record's module: one name a line, sorted, so that a diff shows what an engine gained and lost."""
+    made = f"What {engine} {read['version']} names in its own registry. Made by `.ci/record.py {engine}`"
+    origin = read.get("origin")
     lines = [
-        f'"""What {engine} {read["version"]} names in its own registry. Made by `.ci/record.py {engine}`."""',
+        f'"""{made}{"" if origin else "."}' + ("" if origin else '"""'),
+        *((f"from {origin}.", '"""') if origin else ()),
         "",
         "from ..recipe import Record",
         "",
@@ -180,6 +253,11 @@ def text_of(engine: str, read: Mapping[str, Any]) -> str:
         if read.get(key):
             rows = (f"        {json.dumps(name)}: {json.dumps(value)}," for name, value in sorted(read[key].items()))
             lines += [f"    {key}={{", *rows, "    },"]
+    if read.get("backends"):
+        lines.append("    backends={")
+        for backend, names in sorted(read["backends"].items()):
+            lines += [f'        "{backend}": (', *(f'            "{name}",' for name in names), "        ),"]
+        lines.append("    },")
     return "\n".join([*lines, ")", ""])
 
 

@@ -171,6 +171,9 @@ def recipe_lines(recipe: Recipe, record: Record) -> Iterator[str]:
         methods = (f"`{name}`" + (f" {shown(floor)}" if floor else "") for name, floor in record.methods.items())
         yield from ("", f"Knows weights quantized with (runs from, where it says): {', '.join(methods)}.")
     yield from ("", f"Runs: {named(record.architectures)}.")
+    for backend, names in record.backends.items():
+        lacks = [name for name in (*record.architectures, *record.methods) if name not in names]
+        yield from ("", f"With `backend: {backend}` not: {named(lacks)}.")
     if record.converts:
         yield from ("", f"`{recipe.converter}` makes its weights of: {named(record.converts)}.")
     if record.removed:
@@ -201,8 +204,11 @@ def format_lines(recipe: Recipe) -> Iterator[str]:
             native = f"{shown(row.native)}; else {row.note}" if row.native else ""
             until = f" to below {shown(row.below)}" if row.below else ""
             needs = named(recipe.plugins.get(row.name, ()) if place == "quantization" else row.needs)
+            needs += "; ".join(
+                f"with `{one}` groups of {', '.join(map(str, sizes))}" for one, sizes in row.groups.items()
+            )
             yield (
-                f"| {said} | `{row.name}` | {shown(floor) if floor else 'any'}{until} | {native} | {'yes' if row.cpu else 'no'} "
+                f"| {said} | `{row.name}` | {shown(floor) if floor else 'any'}{until} | {native} | {'yes' if row.cpu and not recipe.gpu_only else 'no'} "
                 f"| {needs} | {sources.index(row.source) + 1} |"
             )
     yield ""

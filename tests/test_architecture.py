@@ -216,7 +216,9 @@ def test_the_container_side_stands_alone_under_another_name(tmp_path: Path) -> N
     optional = (*adapters, "server/bento.py", "__main__.py")
     modules = [path for path in runtime_files() if path.endswith(".py") and not path.endswith(optional)]
     modules = [
-        path for path in modules if not any(f"engines/{one}" in path for one in ("transformers", "tensorrt_llm"))
+        path
+        for path in modules
+        if not any(f"engines/{one}" in path for one in ("transformers", "lmdeploy", "tensorrt_llm"))
     ]
     names = [f"elsewhere.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__") for path in modules]
     code = (
@@ -237,7 +239,7 @@ def test_the_container_side_needs_only_what_its_packages_require() -> None:
 
     distribution = {"prometheus_client": "prometheus-client"}
     # And their recipes' companions.
-    engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch", "tensorrt_llm"}
+    engines = {"xllamacpp", "bentoml", "vllm", "psutil", "transformers", "torch", "lmdeploy", "tensorrt_llm"}
     engines |= {"ctranslate2", "numpy", "tokenizers", "jinja2", "pynvml"}
     engines |= {"huggingface_hub"}  # weights/hub.py, where weights are locked: on the host
     required = [*REQUIREMENTS["standalone"], *(one for more in LOADING.values() for one in more)]

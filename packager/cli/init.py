@@ -73,6 +73,19 @@ weights:
 hardware: {gpu: a100-40gb}
 """
 
+_LMDEPLOY = """\
+engine:
+  kind: lmdeploy                # TurboMind; for models that it lacks: backend: pytorch
+  # context_length: 4096        # tokens of prompt and answer; default: what the model was trained for
+  # kv_cache: int8              # or int4: more requests fit, a little less exact
+  # cache_share: 0.8            # share for the cache of the GPU's memory that the weights leave
+weights:
+  source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # chat_template: chat.jinja   # default: the one in the weights
+# quantization: awq             # awq or gptq, in groups of 128; must be what the weights' config.json says
+hardware: {gpu: a100-40gb}      # it has no build for CPU
+"""
+
 _CTRANSLATE2 = """\
 engine:
   kind: ctranslate2
@@ -112,6 +125,7 @@ ENGINES: dict[str, tuple[str, str]] = {
     "vllm": (_VLLM, _FOLDER),
     "tensorrt_llm": (_TENSORRT_LLM, _FOLDER),
     "tensorrt_llm_engine": (_TENSORRT_LLM_ENGINE, _FOLDER),
+    "lmdeploy": (_LMDEPLOY, _FOLDER),
     "ctranslate2": (_CTRANSLATE2, _FOLDER),
     "echo": (_ECHO, "next:"),
 }

@@ -12,6 +12,9 @@ from ..spec.load import SpecFile
 from .built import vendor_problems
 from .hardware import gpu_of, listed, newer, too_old, unknown_gpu
 
+_PYTORCH_CACHES = ("fp8", "fp8_e5m2", "turbo_quant")
+"""Formats of the key-value cache that TurboMind has not (lmdeploy 0.18.0, messages.py TurbomindEngineConfig)."""
+
 
 def check(file: SpecFile) -> None:
     """Raise SpecError with everything in the spec that this engine, GPU or base cannot do."""
@@ -145,6 +148,10 @@ def _options(file: SpecFile) -> tuple[Problem, ...]:
         if engine.kv_cache.startswith("q") and engine.flash_attention == "off":
             what = f"`kv_cache: {engine.kv_cache}` needs flash attention (llama.cpp: quantized V cache)"
             found.append(Problem(what, file.where("engine", "flash_attention"), "write `auto`, or `kv_cache: f16`"))
+    if engine.kind == "lmdeploy" and engine.backend == "turbomind" and engine.kv_cache in _PYTORCH_CACHES:
+        what = f"`kv_cache: {engine.kv_cache}` is for LMDeploy's PyTorch engine"
+        mend = "write `auto`, `int8` or `int4`, or `backend: pytorch`"
+        found.append(Problem(what, file.where("engine", "kv_cache"), mend))
     if engine.kind == "vllm" and engine.tool_parser and spec.serving.api != "native":
         what = "`tool_parser` is for vLLM's own server, and packager's answers"
         found.append(Problem(what, file.where("engine", "tool_parser"), "write `serving.api: native`, or remove it"))

@@ -28,6 +28,8 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
     problems = (
         *_architecture(file, model),
         *_quantization(file, model),
+        *_backend(file, model),
+        *_groups(file, model),
         *_needs(file, model),
         *_weights_on_gpu(file, model),
         *_dtype(file, model),
@@ -111,7 +113,11 @@ def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     last = record.removed.get(name)
     if last is not None and Version(engine_version(file.spec)) > Version(last):
         what = f"{_name(file)} no longer runs {name}: {last} was the last that did"
-        mend = f"write `engine.version: {last}`{f', or {others}' if others else ', or take other weights'}"
+        mend = f"{others}, or take other weights" if others else "take other weights"
+        if recipe.oldest and Version(last) < Version(recipe.oldest):
+            what += f", and packager drives none before {recipe.oldest}"
+        else:
+            mend = f"write `engine.version: {last}`, or {others or 'take other weights'}"
         return (Problem(what, file.where("engine", "version"), mend),)
     trusted = model.own_code and recipe.own_code and file.spec.weights is not None and file.spec.weights.trusted_code
     if last is not None or trusted or not _is_recorded(file):
@@ -124,6 +130,40 @@ def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
             others or "take weights of a model that it runs (docs/reference/engines.md)",
         ),
     )
+
+
+def _backend(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """What one of an engine's backends has, and the one that the spec takes has not."""
+    recipe = RECIPES[file.spec.engine.kind]
+    backends, taken = recipe.record.backends if recipe.record else {}, getattr(file.spec.engine, "backend", "")
+    if taken not in backends or not _is_recorded(file):
+        return ()
+    found = []
+    for name in (*model.architectures[:1], *((model.method,) if model.method else ())):
+        others = [one for one, has in backends.items() if name in has]
+        if others and taken not in others:
+            does = f"load weights that are {name}" if name == model.method else f"run {name}"
+            what = f"{_name(file)} does not {does} with `backend: {taken}`"
+            found.append(Problem(what, file.where("engine", "backend"), f"write `backend: {listed(others)}`"))
+    return tuple(found)
+
+
+def _groups(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """Weights whose groups have a size for which the engine has no kernel."""
+    recipe, taken = RECIPES[file.spec.engine.kind], getattr(file.spec.engine, "backend", "")
+    row = _row(recipe, model)
+    takes = row.groups.get(taken) if row else None
+    if takes is None or model.group is None or model.group in takes:
+        return ()
+    sizes = listed(str(size) for size in takes)
+    what = f"{recipe.engine}'s {taken} takes {model.method} in groups of {sizes}; these weights are in groups of {model.group}"
+    backends = recipe.record.backends if recipe.record else {}
+    advice = [f"write `backend: {one}`" for one, has in backends.items() if one != taken and model.method in has]
+    others = [
+        one for one in RECIPES.values() if one is not recipe and one.record and model.method in one.record.methods
+    ]
+    advice += [f"use the engine {one.engine}" for one in others]
+    return (Problem(what, file.where("weights", "source"), listed([*advice, f"quantize them in groups of {sizes}"])),)
 
 
 def _engines_for(architecture: str, recipe: Recipe) -> str:

@@ -19,7 +19,8 @@ class ModelFacts:
 
     `architectures` are names in the words of the format: classes of transformers, a GGUF architecture, the kind of
     a CTranslate2 model. `quantization` is `METHOD` or `METHOD:KIND`, `dtype` the number format of the rest. `heads`
-    are attention heads, `context` tokens that it was trained for. `own_code` says that the weights bring the class
+    are attention heads, `context` tokens that it was trained for. `group` is how many weights of a quantized model share
+    a scale. `own_code` says that the weights bring the class
     that runs them.
     """
 
@@ -28,6 +29,7 @@ class ModelFacts:
     dtype: str = ""
     heads: int | None = None
     context: int | None = None
+    group: int | None = None
     own_code: bool = False
 
     @property
@@ -47,6 +49,7 @@ def facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
         dtype=dtype.removeprefix("torch."),
         heads=_number((config, text), _HEADS),
         context=_context(config, text),
+        group=_group(config, text),
         own_code="AutoModelForCausalLM" in _mapping(config, "auto_map"),
     )
 
@@ -74,9 +77,20 @@ def facts_of_ctranslate2(head: bytes) -> ModelFacts:
     return ModelFacts(architectures=(found[2].decode(),))
 
 
-def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+def _said_of_quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> Mapping[str, Any]:
     keys = ("quantization_config", "compression_config")
-    said = next((one for one in _values((config, text), keys) if isinstance(one, Mapping)), {})
+    return next((one for one in _values((config, text), keys) if isinstance(one, Mapping)), {})
+
+
+def _group(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
+    said = _said_of_quantization(config, text)
+    # compressed-tensors has it in the first of its groups of layers
+    layers = _mapping(_mapping(_mapping(said, "config_groups"), "group_0"), "weights")
+    return _number((said, layers), ("group_size", "q_group_size"))
+
+
+def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+    said = _said_of_quantization(config, text)
     loads = bool(said.get("load_in_8bit") or said.get("load_in_4bit"))
     method = said.get("quant_method") or ("bitsandbytes" if loads else "")
     if not isinstance(method, str) or not method:

@@ -165,7 +165,8 @@ class EngineFacts:
     """What a started engine says of itself.
 
     `context_length` is the most tokens one request may hold, prompt and output together;
-    `slots` is how many requests run at once. `native` is the engine's own OpenAI server, where it was asked for.
+    `slots` is how many requests run at once. `backend` is the engine's own name for what in it computes, where it has
+    several of them. `native` is the engine's own OpenAI server, where it was asked for.
     """
 
     engine: str
@@ -174,6 +175,7 @@ class EngineFacts:
     context_length: int
     slots: int
     features: Features = Features()
+    backend: str = ""
     native: ASGI | None = field(default=None, compare=False, repr=False)
 
 

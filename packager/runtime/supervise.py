@@ -161,7 +161,7 @@ class Supervisor:
             self._engine = engine
             slots = min(self.facts.slots, self.manifest.serving.max_concurrency)
             self._admission = Admission(slots, self.manifest.serving.max_queue)
-            self._become("ready")
+            self._become("ready", **({"backend": self.facts.backend} if self.facts.backend else {}))
             self._settled.set()
             return engine
         return None

@@ -70,6 +70,30 @@ class VllmSpec(Strict):
     """With `serving.api: native`: vLLM's name for how the model writes tool calls; without it tools are refused."""
 
 
+class LmdeploySpec(Strict):
+    """LMDeploy: safetensors on GPUs, by its TurboMind engine, or by its PyTorch engine where that is asked for."""
+
+    kind: Literal["lmdeploy"]
+    """LMDeploy."""
+    version: EngineVersion | None = None
+    """Exact version of the engine's wheel; without it the recipe's tested version."""
+    backend: Literal["turbomind", "pytorch"] = "turbomind"
+    """Which of LMDeploy's two engines computes; one never stands in for the other."""
+    context_length: Context | None = None
+    """Tokens of prompt and answer together that one request may use; without it what the model was trained for."""
+    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    """Number format of the weights in memory; `auto` takes the weights' own, but float16 for float32 (LMDeploy's rule)."""
+    tensor_parallel: Parallel = 1
+    """GPUs that share each layer."""
+    kv_cache: Literal["auto", "int8", "int4", "fp8", "fp8_e5m2", "turbo_quant"] = "auto"
+    """Number format of the key-value cache (LMDeploy's `quant_policy`); `auto` takes the model's. The last three are the
+    PyTorch engine's alone."""
+    cache_share: Annotated[float, Field(gt=0, le=0.99)] = 0.8
+    """Share for the key-value cache of the GPU's memory that the weights leave free (`cache_max_entry_count`)."""
+    prefix_caching: bool = False
+    """Whether prompts that begin alike share their cache."""
+
+
 class TensorrtLlmEngineSpec(Strict):
     """An engine that TensorRT-LLM compiled (1.2.1 is the last version that has them), on the kind of GPU that compiled it."""
 
@@ -160,6 +184,13 @@ class EchoSpec(Strict):
 
 
 EngineSpec = Annotated[
-    TransformersSpec | VllmSpec | TensorrtLlmEngineSpec | TensorrtLlmSpec | LlamaCppSpec | CTranslate2Spec | EchoSpec,
+    TransformersSpec
+    | VllmSpec
+    | LmdeploySpec
+    | TensorrtLlmEngineSpec
+    | TensorrtLlmSpec
+    | LlamaCppSpec
+    | CTranslate2Spec
+    | EchoSpec,
     Field(discriminator="kind"),
 ]

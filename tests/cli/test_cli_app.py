@@ -66,7 +66,7 @@ def test_questions_are_answered_on_standard_output(arguments, capsys):
         (["schema", "x"], "error: specs are only read with --check\n"),
         (["schema", "--check"], "error: --check needs the specs to check\n"),
         (["init"], "error: missing argument 'NAME|FOLDER'\n"),
-        (["init", "x", "--engine", "lmdeploy"], "error: invalid value for '--engine': 'lmdeploy' is not one of"),
+        (["init", "x", "--engine", "sglang"], "error: invalid value for '--engine': 'sglang' is not one of"),
     ],
 )
 def test_wrong_command_lines_exit_2(arguments, expected, capsys):

@@ -14,6 +14,7 @@ ADAPTERS: dict[str, str] = {
     "llama_cpp": "llama_cpp:LlamaCppEngine",
     "tensorrt_llm": "tensorrt_llm:TensorrtLlm",
     "tensorrt_llm_engine": "tensorrt_llm_engine:TensorrtLlmEngine",
+    "lmdeploy": "lmdeploy:LmdeployEngine",
     "transformers": "transformers:TransformersEngine",
     "vllm": "vllm:VllmEngine",
 }

@@ -151,7 +151,7 @@ class TestCheck:
                 ["quantization: awq"],
                 "awq",
                 "the engine llama_cpp cannot quantize to awq",
-                "leave it out: this engine takes the weights as they are; tensorrt_llm, tensorrt_llm_engine or vllm can",
+                "leave it out: this engine takes the weights as they are; lmdeploy, tensorrt_llm, tensorrt_llm_engine or vllm can",
             ),
             (
                 "kind: vllm, tensor_parallel: 2",
@@ -210,6 +210,41 @@ class TestCheck:
                 "write `auto`, or `kv_cache: f16`",
             ),
             (
+                "kind: lmdeploy",
+                [],
+                "lmdeploy",
+                "the engine lmdeploy needs a GPU",
+                "name one in `hardware.gpu`, such as l4, h100 or b200, or use the engine transformers or vllm",
+            ),
+            (
+                "kind: lmdeploy, version: 0.14.0",
+                [gpu("l4")],
+                "0.14.0",
+                "packager drives lmdeploy from 0.16.0 on, not 0.14.0",
+                "write a later one, or leave it out for 0.18.0",
+            ),
+            (
+                "kind: lmdeploy, kv_cache: fp8",
+                [gpu("l4")],
+                "fp8",
+                "`kv_cache: fp8` is for LMDeploy's PyTorch engine",
+                "write `auto`, `int8` or `int4`, or `backend: pytorch`",
+            ),
+            (
+                "kind: lmdeploy, kv_cache: fp8, backend: pytorch",
+                [gpu("a100-40gb")],
+                "fp8",
+                "`kv_cache: fp8` on lmdeploy needs compute capability 8.9 or newer; a100-40gb has 8.0",
+                "write `kv_cache: int8`, or use a newer GPU, such as l4, h100 or b200",
+            ),
+            (
+                "kind: lmdeploy, dtype: bfloat16",
+                [gpu("t4")],
+                "bfloat16",
+                "`dtype: bfloat16` on lmdeploy needs compute capability 8.0 or newer; t4 has 7.5",
+                "write `dtype: float16`, or use a newer GPU, such as l4, h100 or b200",
+            ),
+            (
                 "kind: transformers, double_quantization: true",
                 ["quantization: int8"],
                 "true",
@@ -236,6 +271,9 @@ class TestCheck:
             ("kind: transformers, dtype: bfloat16", [gpu("l4", 2)]),
             ("kind: transformers, double_quantization: true", ["quantization: nf4"]),
             ("kind: ctranslate2, compute_type: int8_float16", [gpu("v100")]),
+            ("kind: lmdeploy, kv_cache: int4", [gpu("t4")]),
+            ("kind: lmdeploy, kv_cache: turbo_quant, backend: pytorch", [gpu("a100-40gb")]),
+            ("kind: lmdeploy, version: 0.17.0, tensor_parallel: 2", [gpu("l4", 2), "quantization: awq"]),
             ("kind: llama_cpp, gpu_layers: 20, kv_cache: q8_0", [gpu("p40")]),
             ("kind: llama_cpp, kv_cache: f16, flash_attention: 'off'", []),
             ("kind: llama_cpp", ["serving: {max_concurrency: 256}"]),
@@ -316,6 +354,60 @@ class TestWeights:
                 "'file",
                 "llama_cpp 2026.10.11549 does not run nosuch",
                 "take weights of a model that it runs (docs/reference/engines.md)",
+            ),
+            (
+                "kind: lmdeploy",
+                [gpu("l4")],
+                facts(architecture="BaichuanForCausalLM"),
+                "engine",
+                (
+                    "lmdeploy 0.18.0 no longer runs BaichuanForCausalLM: 0.14.0 was the last that did, "
+                    "and packager drives none before 0.16.0"
+                ),
+                "take other weights",
+            ),
+            (
+                "kind: lmdeploy, version: 0.17.0",
+                [gpu("l4")],
+                facts(architecture="InternLMForCausalLM", own_code=True),
+                "0.17.0",
+                (
+                    "lmdeploy 0.17.0 no longer runs InternLMForCausalLM: 0.14.0 was the last that did, "
+                    "and packager drives none before 0.16.0"
+                ),
+                "take other weights",
+            ),
+            (
+                "kind: lmdeploy",
+                [gpu("l4")],
+                facts(architecture="MistralForCausalLM"),
+                "engine",
+                "lmdeploy 0.18.0 does not run MistralForCausalLM with `backend: turbomind`",
+                "write `backend: pytorch`",
+            ),
+            (
+                "kind: lmdeploy, backend: pytorch",
+                [gpu("l4"), "quantization: gptq"],
+                facts("gptq", group=128),
+                "pytorch",
+                "lmdeploy 0.18.0 does not load weights that are gptq with `backend: pytorch`",
+                "write `backend: turbomind`",
+            ),
+            (
+                "kind: lmdeploy",
+                [gpu("l4"), "quantization: awq"],
+                facts("awq", group=64),
+                "'file",
+                "lmdeploy's turbomind takes awq in groups of 128; these weights are in groups of 64",
+                "write `backend: pytorch`, use the engine transformers, use the engine vllm or quantize them in groups of 128",
+            ),
+            (
+                "kind: lmdeploy",
+                [gpu("l4")],
+                facts("gptq", group=32),
+                "'file",
+                "lmdeploy's turbomind takes gptq in groups of 128; these weights are in groups of 32",
+                "use the engine transformers, use the engine vllm or quantize them in groups of 128",
             ),
             (
                 "kind: vllm",
@@ -498,6 +590,12 @@ class TestWeights:
             ("kind: transformers", ["image: {python_packages: [GPTQModel, optimum]}"], facts("gptq")),
             ("kind: ctranslate2", [], facts(architecture="TransformerDecoderSpec")),
             ("kind: llama_cpp", [], facts(architecture="qwen2")),
+            ("kind: lmdeploy", [gpu("l4"), "quantization: awq"], facts("awq", group=128)),
+            ("kind: lmdeploy", [gpu("l4")], facts("compressed-tensors:pack-quantized", group=32)),
+            ("kind: lmdeploy", [gpu("t4")], facts("awq")),
+            ("kind: lmdeploy, backend: pytorch", [gpu("l4"), "quantization: awq"], facts("awq", group=64)),
+            ("kind: lmdeploy, backend: pytorch", [gpu("l4")], facts(architecture="MistralForCausalLM")),
+            ("kind: lmdeploy, version: 0.17.0", [gpu("l4")], facts(architecture="MistralForCausalLM")),
         ],
     )
     def test_passed(self, spec, engine, more, model):

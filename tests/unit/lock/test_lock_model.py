@@ -68,6 +68,21 @@ class TestConfig:
     def test_context_with_scaled_positions(self, rope, context):
         assert facts_of_config({"max_position_embeddings": 4096, **rope}).context == context
 
+    @pytest.mark.parametrize(
+        ("said", "group"),
+        [
+            ({"quant_method": "awq", "group_size": 64}, 64),
+            ({"quant_method": "awq", "q_group_size": 128}, 128),
+            ({"quant_method": "gptq", "group_size": -1}, None),
+            ({"config_groups": {"group_0": {"weights": {"group_size": 32}}}}, 32),
+            ({"config_groups": {"group_0": {"weights": {"group_size": None}}}}, None),
+            ({"quant_method": "fp8"}, None),
+        ],
+    )
+    def test_how_many_weights_share_a_scale(self, said, group):
+        assert facts_of_config({"quantization_config": said}).group == group
+        assert facts_of_config({"text_config": {"quantization_config": said}}).group == group
+
     def test_own_code(self):
         assert facts_of_config({"auto_map": {"AutoModelForCausalLM": "modeling.A"}}).own_code
         assert not facts_of_config({"auto_map": {"AutoTokenizer": "tokenization.A"}}).own_code

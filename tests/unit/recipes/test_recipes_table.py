@@ -201,6 +201,18 @@ def test_records_know_what_the_walk_throughs_are_about():
     assert vllm.methods["awq"] == 75
 
 
+def test_lmdeploys_record_tells_its_two_engines_apart():
+    record = RECIPES["lmdeploy"].record
+    turbomind, pytorch = (set(record.backends[name]) for name in ("turbomind", "pytorch"))
+    assert turbomind | pytorch == {*record.architectures, *record.methods}
+    assert {"Qwen2ForCausalLM", "InternLM2ForCausalLM", "LlamaForCausalLM"} <= turbomind & pytorch
+    assert "MistralForCausalLM" in pytorch - turbomind
+    assert "gptq" in turbomind - pytorch
+    assert record.removed["InternLMForCausalLM"] == record.removed["BaichuanForCausalLM"] == "0.14.0"
+    assert record.removed["BaiChuanForCausalLM"] == "0.13.0"  # TurboMind's alone
+    assert "PhiForCausalLM" not in {*record.architectures, *record.removed}
+
+
 def test_gpus():
     known = {"t4": 75, "a100-40gb": 80, "a10g": 86, "l4": 89, "h200": 90, "b200": 100, "b300": 103, "rtx-5090": 120}
     assert {name: GPUS[name].capability for name in known} == known

@@ -24,7 +24,7 @@ def tiny(tmp_path):
 def test_an_unknown_engine():
     with pytest.raises(
         LoadError,
-        match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, tensorrt_llm, tensorrt_llm_engine, transformers, vllm",
+        match="no adapter for the engine 'warp'; it has ctranslate2, echo, llama_cpp, lmdeploy, tensorrt_llm, tensorrt_llm_engine, transformers, vllm",
     ):
         open_engine("warp", make_setup())
 

@@ -215,10 +215,10 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
             "2:27 unknown key 'delay_ms' in `engine` | the keys here are: kind, version, context_length, gpu_layers, threads, kv_cache, flash_attention",
         ]),
         # the union of engines
-        ("name: x\nengine: {kind: ecco}", ["2:16 unknown engine 'ecco' | did you mean `echo`? the engines are: transformers, vllm, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
-        ("name: x\nengine: {kind: llama-cpp}", ["2:16 unknown engine 'llama-cpp' | did you mean `llama_cpp`? the engines are: transformers, vllm, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
-        ("name: x\nengine: {threads: 1}", ["2:1 `engine` has no `kind` | add one of: transformers, vllm, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
-        ("name: x\nengine: {kind: 8}", ["2:16 unknown engine '8' | the engines are: transformers, vllm, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: ecco}", ["2:16 unknown engine 'ecco' | did you mean `echo`? the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: llama-cpp}", ["2:16 unknown engine 'llama-cpp' | did you mean `llama_cpp`? the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {threads: 1}", ["2:1 `engine` has no `kind` | add one of: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: 8}", ["2:16 unknown engine '8' | the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: echo", ["2:9 `engine` must be a mapping, not the text 'echo' | write `engine: {kind: echo}`"]),
         ("name: x\nengine:", ["2:8 `engine` must be a mapping, not nothing | "]),
         # names

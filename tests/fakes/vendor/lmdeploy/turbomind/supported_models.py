@@ -1,0 +1,9 @@
+import json
+from pathlib import Path
+
+SUPPORTED_ARCHS = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+
+
+def is_supported(model_path, trust_remote_code=False):
+    config = json.loads((Path(model_path) / "config.json").read_text())
+    return config["architectures"][0] in SUPPORTED_ARCHS
