@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from fakes.bases import make_base
+from fakes.compiled import TENSORRT, TENSORRT_LLM
 from fakes.debs import describe, make_deb
 from fakes.hub import Hub
 from fakes.registry import FakeRegistry, Fault
@@ -324,6 +325,22 @@ def test_weights_that_the_container_loads_come_by_fetch(bench):
     bench.patch.setenv("PACKAGER_OFFLINE", "1")
     loaded = ensure_weights(manifest, bench.folder / "dist/hello", Store(bench.folder / "cache"))
     assert (loaded / "model.safetensors").read_bytes() == b"S" * 3_000_000
+
+
+def test_a_vendors_engine_stays_in_its_base(bench):
+    set_up("vendor-engine-on-another-base", bench)
+    for requirement in map(Requirement, RECIPES["tensorrt_llm_engine"].companions):
+        version = next(part.version for part in requirement.specifier if part.operator == ">=")
+        make_wheel(bench.folder / "index", requirement.name, version)
+    installed = {"tensorrt-llm": TENSORRT_LLM, "tensorrt": TENSORRT}
+    shutil.rmtree(bench.project / "base.oci")
+    write_layout(make_base(installed=installed), bench.project / "base.oci")
+    build(bench)
+    locked = parse_lock((bench.project / "packager.lock").read_bytes(), where="lock")
+    assert not {wheel.name for wheel in locked.wheels} & set(installed)
+    assert "nvidia-ml-py" in {wheel.name for wheel in locked.wheels}
+    assert "tensorrt" not in (bench.folder / "dist/hello/requirements.txt").read_text()
+    assert read_manifest(bench.folder / "dist/hello").weights.compiled["tensorrt"] == TENSORRT
 
 
 def test_a_lock_says_nothing_of_where_it_was_made(bench):
