@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ _USE_GRAIN = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is in the store: its hex sha256, its size in bytes and where it lies."""
+    """A file that is in the store: its hex sha256, its size in bytes and where it lies.
+
+    `status` is what it had when its last byte was written, of a file that was put just now.
+    """
 
     sha256: str
     size: int
     path: Path
+    status: os.stat_result | None = field(default=None, compare=False)
 
 
 class Store:
@@ -86,6 +90,7 @@ class Store:
                 file.flush()
                 os.fchmod(file.fileno(), _READ_ONLY)
                 os.fsync(file.fileno())
+                status = os.fstat(file.fileno())
             found = hasher.hexdigest()
             if sha256 is not None and found != sha256:
                 raise IntegrityError(
@@ -101,7 +106,7 @@ class Store:
             with suppress(FileNotFoundError):
                 Path(temporary).unlink()
         self.remember("name", found, name)
-        return StoredFile(found, size, final)
+        return StoredFile(found, size, final, status)
 
     def put_small(self, files: Mapping[str, bytes]) -> None:
         """Put files, each known to have the digest that it is given under: many at a time wait for the disk together."""
@@ -138,7 +143,7 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         path.replace(final)
         sync_folder(final.parent)
-        return StoredFile(sha256, opened.st_size, final)
+        return StoredFile(sha256, opened.st_size, final, opened)
 
     def recall(self, kind: str, key: str) -> Any | None:
         """The memo remembered under `kind` and `key` (both plain file names), or None.

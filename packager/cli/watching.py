@@ -29,3 +29,7 @@ class Shown(Watch):
     def retried(self, title: str, why: str) -> None:
         """Say why a transfer is tried again."""
         self._progress.say(f"{title}: {why}")
+
+    def waits(self, title: str) -> None:
+        """Say whom it waits for."""
+        self._progress.say(f"{title}: another process fetches it; waiting")

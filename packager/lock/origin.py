@@ -110,10 +110,10 @@ class Origin:
             if self._tools.store.find(sha256, file.size) is None:
                 self._tools.store.add(path, sha256=sha256)
             return WeightsFile(file.path, file.size, sha256)
-        hasher, pieces = hashlib.sha256(), PieceHasher()
+        hasher, pieces, status = hashlib.sha256(), PieceHasher(), path.stat()
         for data in self._counted(file, pieces, self._stream(file.path, 0, file.size, file.size)):
             hasher.update(data)
-        remember_digest(path, hasher.hexdigest(), self._tools.store)
+        remember_digest(path, status, hasher.hexdigest(), self._tools.store)
         return WeightsFile(file.path, file.size, hasher.hexdigest(), encode_chunks(file_chunks(pieces.finish())))
 
     def _lock_remote(self, file: SourceFile, seen: bytes | None) -> WeightsFile:
@@ -123,7 +123,7 @@ class Origin:
             pieces = PieceHasher()
             parts = [seen] if seen is not None else self._stream(file.path, 0, file.size, file.size)
             stored = self._tools.store.put(self._counted(file, pieces, parts), name=f"{self.uri}/{file.path}")
-            remember_digest(stored.path, stored.sha256, self._tools.store)
+            remember_digest(stored.path, stored.status, stored.sha256, self._tools.store)
             return WeightsFile(file.path, file.size, stored.sha256, encode_chunks(file_chunks(pieces.finish())))
 
         return self._persistently(read)

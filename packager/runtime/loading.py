@@ -61,6 +61,15 @@ class Loading(Watch):
             elif done == total:
                 self._files.add(title)
 
+    def fetched(self, more: int) -> None:
+        """Count what came; what an earlier attempt had brought is not among it."""
+        with self._lock:
+            self._fetched += more
+
+    def waits(self, title: str) -> None:
+        """Log that another process fetches it."""
+        event("waiting", file=title, why="another process fetches it")
+
     def retried(self, title: str, why: str) -> None:
         """Count a transfer that broke off, and log why."""
         with self._lock:
@@ -76,12 +85,10 @@ class Loading(Watch):
     def now(self) -> Loaded:
         """How it stands; the phase that runs is among the seconds."""
         with self._lock:
-            seconds, fetched = dict(self._seconds), self._fetched
+            seconds = dict(self._seconds)
             if self._name:
                 seconds[self._name] = seconds.get(self._name, 0.0) + self._clock() - self._begun
-            if self._name == "download":
-                fetched += self._done
-            return Loaded(seconds, self._done, self._total, fetched, self._retries)
+            return Loaded(seconds, self._done, self._total, self._fetched, self._retries)
 
     def tell(self) -> None:
         """Log how far the running phase is; nothing when none runs."""
@@ -103,15 +110,16 @@ class Loading(Watch):
         self._done = self._total = 0
         self._files: set[str] = set()
         self._told = (self._begun, 0)
+        self._before = self._fetched
 
     def _leave(self) -> dict[str, Any]:
         if not self._name:
             return {}
         took = self._clock() - self._begun
         self._seconds[self._name] = self._seconds.get(self._name, 0.0) + took
-        if self._name == "download":
-            self._fetched += self._done
         line: dict[str, Any] = {"phase": self._name, "seconds": round(took, 3)}
+        if self._name == "download":
+            line["fetched"] = self._fetched - self._before
         return line | ({"bytes": self._done, "files": len(self._files)} if self._total else {})
 
 

@@ -66,11 +66,12 @@ def _check(store: Store, item: Item, count: Callable[[int], None]) -> str:
     path, hasher = store.path(item.sha256), hashlib.sha256()
     try:
         with open_aside(path) as file:
+            status = os.fstat(file.fileno())
             while chunk := file.read(CHUNK):
                 hasher.update(chunk)
                 count(len(chunk))
         found = hasher.hexdigest()
-        remember_digest(path, found, store)
+        remember_digest(path, status, found, store)
     except FileNotFoundError:
         return ""
     except OSError as error:

@@ -128,7 +128,7 @@ def _memos(store: Store, held: set[str]) -> Iterator[Path]:
             about = {memo.stem}
         elif kind == "digest" and isinstance(value, list):
             about = set(value[:1])
-        elif kind == "names" and isinstance(value, dict):
+        elif kind in ("names", "intact") and isinstance(value, dict):
             about = set(value)
         if about and not about & held:
             yield memo

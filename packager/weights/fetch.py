@@ -81,6 +81,8 @@ class _Fetch:
         self._memory = Memory(_HELD)
         self._threads: list[threading.Thread] = []
         self._received: list[int] = []  # bytes, by worker
+        self._waited: set[str] = set()  # what the watch knows to be waited for
+        self._told = 0  # bytes of them that the watch knows of
         self._total = sum(job.file.size for job in work.jobs)
 
     def run(self) -> int:
@@ -104,8 +106,15 @@ class _Fetch:
         while len(self._threads) < self._work.pace.limit:
             number = len(self._threads)
             self._received.append(0)
-            self._threads.append(threading.Thread(target=self._serve, args=(number,), daemon=True))
-            self._threads[-1].start()
+            thread = threading.Thread(target=self._serve, args=(number,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._threads:
+                    mend = "give the process more memory, or a higher limit of threads"
+                    raise LoadError("no thread can be started", where=str(self._store.root), mend=mend) from error
+                return  # those that there are will do
+            self._threads.append(thread)
 
     def _attend(self) -> None:
         """Say how it goes, and set the pace, until all is done."""
@@ -126,6 +135,10 @@ class _Fetch:
                 then, before = now, received
 
     def _tell(self) -> None:
+        received = sum(self._received)
+        if received > self._told:
+            self._watch.fetched(received - self._told)
+            self._told = received
         self._watch.on_bytes(ALL, sum(job.done() for job in self._work.jobs), self._total)
         for job in self._work.jobs:
             if job.part is not None:
@@ -185,7 +198,7 @@ class _Fetch:
     def _fetch_small(self, job: Job, readers: dict[int, Reader], number: int) -> None:
         """Fetch a small file whole; it gets its name together with others."""
         if not self._small.claim(self._work.settings.patience):
-            self._work.later(job)
+            self._wait(job)
             return
         found = find_intact(job.file, self._store) is not None  # another process was at it until now
         data, size = b"", job.file.size
@@ -200,6 +213,7 @@ class _Fetch:
         self._work.wrote(job)
         for done in self._small.add(job, None if found else data):
             self._work.open(done, None)
+            self._watch.on_bytes(done.title, done.file.size, done.file.size)
 
     def _open(self, job: Job) -> None:
         """Claim the file and take up what is there of it, unless another process has it, or is at it."""
@@ -207,7 +221,7 @@ class _Fetch:
         if claim is None and job.stuck(self._parts, self._work.settings.patience):
             claim = private_claim(self._parts, job.file.sha256, job.file.size)
         if claim is None:
-            self._work.later(job)
+            self._wait(job)
         elif find_intact(job.file, self._store) is not None:  # another process was at it until now
             claim.release(done=True)
             self._work.open(job, None)
@@ -215,6 +229,14 @@ class _Fetch:
             part = Part(job.file, claim, self._learned(job.file), self._memory)
             part.resume()
             self._work.open(job, part)
+
+    def _wait(self, job: Job) -> None:
+        """Another process is at it: look again in a moment."""
+        title = "fetch small files" if job.small else job.title
+        if title not in self._waited:
+            self._waited.add(title)
+            self._watch.waits(title)
+        self._work.later(job)
 
     def _learned(self, file: WeightsFile) -> tuple[bytes, ...] | None:
         """Digests of the file's chunks from an earlier, verified fetch, where the manifest has none."""
@@ -273,7 +295,7 @@ class _Fetch:
             self._start_over(job, part, found)
             return
         stored = part.publish(self._store)
-        remember_digest(stored.path, job.file.sha256, self._store)
+        remember_digest(stored.path, stored.status, job.file.sha256, self._store)
         if part.count > PIECES:
             self._store.remember("chunks", job.file.sha256, encode_chunks(part.chunk_digests()))
         part.close(done=True)

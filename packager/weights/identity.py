@@ -50,43 +50,54 @@ def file_digest(path: Path, store: Store, on_bytes: OnBytes | None = None, *, ag
     return hasher.hexdigest()
 
 
-def remember_digest(path: Path, sha256: str, store: Store) -> None:
-    """The file at `path` was hashed while it was written: not again."""
-    status = path.stat()
-    if status.st_size > SMALL:
+def remember_digest(path: Path, status: os.stat_result | None, sha256: str, store: Store) -> None:
+    """The file at `path` was hashed, and had this status before that, or when its last byte was written: not again."""
+    if status is not None and status.st_size > SMALL:
         key, seen = _identity(path, status, store)
         store.remember("digest", key, [sha256, *seen])
 
 
 class Intact:
-    """Which files of one set the store had intact at the last look, remembered together: thousands are told in no time."""
+    """Which files of one set the store had intact at the last look, remembered together: thousands are told in no time.
+
+    Of each file the status counts that it had before it was verified: what changes it later is seen.
+    """
 
     def __init__(self, files: Sequence[WeightsFile], store: Store) -> None:
-        self._files, self._store = files, store
+        self._store = store
         self._key = sha256_hex(canonical_json(sorted(file.sha256 for file in files)))
         memo = store.recall("intact", self._key)
-        self._seen: Mapping[str, Any] = memo if isinstance(memo, dict) else {}
+        self._before: Mapping[str, Any] = memo if isinstance(memo, dict) else {}
+        self._seen: dict[str, list[int]] = {}
 
     def has(self, file: WeightsFile) -> bool:
         """Whether the file is as it was when it was verified."""
-        path = self._path(file)
+        path = f"{self._store.root}/sha256/{file.sha256[:2]}/{file.sha256}"
         try:
             status = os.lstat(path)
         except OSError:
             return False
-        if not stat.S_ISREG(status.st_mode) or self._seen.get(file.sha256) != _seen(status):
+        if not stat.S_ISREG(status.st_mode) or self._before.get(file.sha256) != _seen(status):
             return False
         note_use(path, status)
+        self._seen[file.sha256] = _seen(status)
+        return True
+
+    def verify(self, file: WeightsFile, on_bytes: OnBytes | None = None, *, again: bool = False) -> bool:
+        """Whether the store has the file intact, by its digest."""
+        try:
+            status = os.lstat(self._store.path(file.sha256))
+        except OSError:
+            return False
+        if find_intact(file, self._store, on_bytes, again=again) is None:
+            return False
+        self._seen[file.sha256] = _seen(status)
         return True
 
     def remember(self) -> None:
-        """Every file of the set is in the store now, verified."""
-        seen = {file.sha256: _seen(os.lstat(self._path(file))) for file in self._files}
-        if seen != self._seen:
-            self._store.remember("intact", self._key, seen)
-
-    def _path(self, file: WeightsFile) -> str:
-        return f"{self._store.root}/sha256/{file.sha256[:2]}/{file.sha256}"
+        """Remember what was verified; what was fetched since is looked at once more, at the next load."""
+        if self._seen != self._before:
+            self._store.remember("intact", self._key, self._seen)
 
 
 def _identity(path: Path, status: os.stat_result, store: Store) -> tuple[str, list[int]]:

@@ -18,7 +18,7 @@ from ..errors import FetchError, IntegrityError, LoadError, PackageError
 from ..manifest import Manifest, WeightsFile, WeightsManifest
 from ..store import Store, unreadable
 from .fetch import Wanted, disk_error, fetch_files
-from .identity import Intact, OnBytes, file_digest, find_intact
+from .identity import Intact, OnBytes, file_digest
 from .mirrors import open_locked
 from .policy import check_names
 from .watch import SILENT, Checks, Watch
@@ -58,7 +58,7 @@ def fetch_weights(weights: WeightsManifest, store: Store, watch: Watch = SILENT)
     watch.phase("verify")
     intact = Intact(weights.files, store)
     try:
-        missing = _missing(weights.files, store, intact, watch)
+        missing = _missing(weights.files, intact, watch)
     except OSError as error:
         raise unreadable(error, store.root) from error
     if not missing:
@@ -89,15 +89,12 @@ def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) ->
     return lay_out(weights, store)
 
 
-def _missing(files: Sequence[WeightsFile], store: Store, intact: Intact, watch: Watch) -> list[WeightsFile]:
+def _missing(files: Sequence[WeightsFile], intact: Intact, watch: Watch) -> list[WeightsFile]:
     again = environ.VERIFY.get() == "always"
     doubtful = [file for file in files if again or not intact.has(file)]
     checks = Checks(watch, doubtful)
-    found = _each(
-        lambda file: checks.run(file, lambda told: find_intact(file, store, told, again=again)),
-        doubtful,
-    )
-    return [file for file, stored in zip(doubtful, found, strict=True) if stored is None]
+    found = _each(lambda file: checks.run(file, lambda told: intact.verify(file, told, again=again)), doubtful)
+    return [file for file, there in zip(doubtful, found, strict=True) if not there]
 
 
 def _each(do: Callable[[WeightsFile], Found], files: Sequence[WeightsFile]) -> list[Found]:

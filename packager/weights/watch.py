@@ -22,6 +22,12 @@ class Watch:
     def on_bytes(self, title: str, done: int, total: int) -> None:
         """`done` of `total` bytes: of one file, or, under the title ALL, of all that the phase has to do."""
 
+    def fetched(self, more: int) -> None:
+        """So many more bytes have come from a source."""
+
+    def waits(self, title: str) -> None:
+        """Another process fetches this; it is waited for."""
+
     def retried(self, title: str, why: str) -> None:
         """A transfer broke off and is tried again."""
 

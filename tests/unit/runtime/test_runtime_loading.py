@@ -49,11 +49,13 @@ def test_a_line_for_each_phase(lines, clock):
     loading.on_bytes("weights", 900, 1000)
     loading.on_bytes("fetch a.bin", 400, 400)
     loading.on_bytes("fetch b.bin", 500, 600)
+    loading.fetched(300)
+    loading.fetched(200)
     loading.phase("")
     assert lines == [
         ("loaded", {"phase": "resolve", "seconds": 3.0}),
         ("loaded", {"phase": "verify", "seconds": 1.5}),
-        ("loaded", {"phase": "download", "seconds": 1.5, "bytes": 900, "files": 1}),
+        ("loaded", {"phase": "download", "seconds": 1.5, "fetched": 500, "bytes": 900, "files": 1}),
     ]
 
 
@@ -83,10 +85,11 @@ def test_the_phase_that_runs_has_seconds_already(clock):
     clock.now += 2
     loading.phase("download")
     loading.on_bytes("weights", 7, 10)
+    loading.fetched(5)  # the other two were there from an earlier attempt
     clock.now += 3
     now = loading.now()
     assert now.seconds == {"verify": 2.0, "download": 3.0}
-    assert (now.done, now.total, now.fetched) == (7, 10, 7)
+    assert (now.done, now.total, now.fetched) == (7, 10, 5)
 
 
 def test_what_was_fetched_adds_up_over_loads_and_seconds_do_not(clock):
@@ -96,6 +99,7 @@ def test_what_was_fetched_adds_up_over_loads_and_seconds_do_not(clock):
             loading.phase("download")
             clock.now += 1
             loading.on_bytes("weights", 10, 10)
+            loading.fetched(10)
             loading.retried("fetch a.bin", "it broke off")
     now = loading.now()
     assert now.seconds == {"download": 1.0}
@@ -138,6 +142,7 @@ def test_metrics_show_it_while_it_lasts():
     metrics = Metrics()
     metrics.loading.phase("download")
     metrics.loading.on_bytes("weights", 7, 10)
+    metrics.loading.fetched(7)
     metrics.loading.retried("fetch a.bin", "it broke off")
     samples = {
         (sample.name, *sample.labels.values()): sample.value

@@ -34,9 +34,9 @@ def check(store, on_bytes=lambda *_: None):
 
 
 def test_damaged_files_are_found_whatever_is_remembered(store):
-    good, bad = store.put([b"good"]), store.put([b"bad"])
+    good, bad = store.put([b"good" * 500_000]), store.put([b"bad" * 500_000])
     assert file_digest(bad.path, store) == bad.sha256
-    damage(bad.path, b"dab")
+    damage(bad.path, b"dab" * 500_000)
     assert file_digest(bad.path, store) == bad.sha256, "the same size, inode and times: only reading tells"
     (found,) = check(store)
     assert (found.item.sha256, found.removed) == (bad.sha256, False)

@@ -137,9 +137,10 @@ class TestUnfinishedFetches:
 class TestAroundFiles:
     @pytest.fixture
     def manifest(self, tmp_path, store):
-        package = loading_package(tmp_path / "package", write_weights(tmp_path / "source", a=b"a", b=b"b"))
+        package = loading_package(tmp_path / "package", write_weights(tmp_path / "source", a=b"a" * (2 << 20), b=b"b"))
         manifest = read_manifest(package)
         fetch_package(manifest, store)
+        fetch_package(manifest, store)  # finds all, and remembers that
         return manifest
 
     def test_trees_and_memos_go_with_their_files(self, store, manifest):
