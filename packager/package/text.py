@@ -99,12 +99,12 @@ verifies them, and finds them there the next time{login}. To fetch without start
 
 
 _HERE = """\
-Serve it here, with nothing but these requirements (any of):
+Serve it here, with nothing but these requirements{any}:
 
     pip install --require-hashes -r requirements.txt
-    bentoml serve                                                    # from inside this folder
-    PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
+{bentoml}    PYTHONPATH=packages python -m packager_runtime.runtime serve .   # packager's own runner
 """
+_BENTOML = "    bentoml serve                                                    # from inside this folder\n"
 
 _TRITON = """\
 Its image serves it with Triton Inference Server, which the base brings: `triton/` is the model repository. Where a
@@ -124,6 +124,14 @@ def _asking(manifest: Manifest) -> str:
     return f"""\
     curl -N {at}/v1/chat/completions -H 'content-type: application/json' \\
       -d '{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+
+
+def _serving(manifest: Manifest) -> str:
+    """How the package is served outside its image."""
+    if manifest.serving.server == "triton":
+        return _TRITON
+    hosted = manifest.serving.server == "bentoml"  # the others' requirements do not bring it
+    return _HERE.format(any=" (any of)" if hosted else "", bentoml=_BENTOML if hosted else "")
 
 
 def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
@@ -149,7 +157,7 @@ def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
 
 Written by packager {manifest.packager}. Engine: {manifest.engine.kind} {manifest.engine.version}. Weights: {size}.{adapters}
 
-{_TRITON if manifest.serving.server == "triton" else _HERE}{index}{libraries}{_loading(manifest)}
+{_serving(manifest)}{index}{libraries}{_loading(manifest)}
 Ask it:
 
 {_asking(manifest)}
