@@ -342,6 +342,18 @@ async def test_abort_while_it_waits_for_a_place(started):
     assert llm.session_mgr.request_handle_pool.qsize() == 4
 
 
+async def test_abort_while_a_long_prompt_becomes_tokens(folder, library):
+    engine = open_engine("lmdeploy", make_setup(folder, context_length=8192))
+    await engine.start()
+    reading = asyncio.create_task(collect(engine, asks(prompt="x" * 5000)))
+    await asyncio.sleep(0)
+    await engine.abort("r")
+    assert [delta.finish_reason for delta in await reading] == ["abort"]
+    assert not library.MADE[-1].session_mgr.sessions
+    assert len(library.MADE[-1].engine.computing.seen) == 2  # both at the start: this one was never computed
+    await engine.stop()
+
+
 async def test_closing_the_stream_ends_the_request(started):
     engine, _, llm = started
     async with aclosing(engine.stream(asks(ignore_eos=True))) as stream:

@@ -1,3 +1,5 @@
+import threading
+
 from ..computing import Computing, Handle
 from .supported_models import is_supported
 
@@ -35,4 +37,5 @@ class TurboMind:
         return self.computing.health()
 
     def close(self):
-        self.computing.closed_in = "a thread"
+        main = threading.current_thread() is threading.main_thread()
+        self.computing.closed_in = "the event loop" if main else "a thread"
