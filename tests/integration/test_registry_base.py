@@ -228,7 +228,8 @@ def test_the_lock_pins_the_digest_and_the_facts(site: Site, spec: Path, vendor: 
 
 def test_what_the_base_has_gets_no_wheel(spec: Path) -> None:
     wheels = {wheel["name"]: wheel["file"] for wheel in lock_of(spec)["wheels"]}
-    assert set(wheels) == {"blake3", "httptools", "prometheus-client", "uvloop"}  # click and h11 came with the vendor's uvicorn
+    # click and h11 came with the vendor's uvicorn
+    assert set(wheels) == {"blake3", "httptools", "prometheus-client", "uvloop"}
     assert "-cp313-cp313-" in wheels["uvloop"]
 
 
