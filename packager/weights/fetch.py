@@ -19,7 +19,7 @@ from .chunks import PIECE, PIECES, decode_chunks, encode_chunks, piece_size, pie
 from .claim import private_claim, take_claim
 from .identity import find_intact, remember_digest
 from .pace import WINDOW
-from .part import Memory, Part, Portions, room_error
+from .part import Part, Portions, room_error
 from .small import SmallFiles
 from .source import Reader
 from .watch import ALL, SILENT, Watch
@@ -29,10 +29,10 @@ __all__ = ["FetchSettings", "Wanted", "fetch_files"]
 
 _BAD_CHUNKS = 3
 """How often a chunk may come wrong."""
+_TICK = 0.05
+"""Seconds between two looks at what the disk has to write."""
 _TELL = 0.2
 """Seconds between two words about progress."""
-_HELD = 64
-"""Pieces (MiB) that may wait in memory until they can be hashed."""
 _LAST = 5.0
 """Seconds that workers have to end; one that hangs in a read ends with its connection's timeout, unattended."""
 _DEFAULT = FetchSettings()
@@ -78,7 +78,6 @@ class _Fetch:
         self._watch = watch
         self._parts = store.root / "parts"
         self._small = SmallFiles(store, sum(job.small for job in work.jobs))
-        self._memory = Memory(_HELD)
         self._threads: list[threading.Thread] = []
         self._received: list[int] = []  # bytes, by worker
         self._waited: set[str] = set()  # what the watch knows to be waited for
@@ -88,6 +87,7 @@ class _Fetch:
     def run(self) -> int:
         try:
             self._start_workers()
+            threading.Thread(target=self._write_back, daemon=True).start()
             self._attend()
         except BaseException as error:
             self._work.stop(error)
@@ -115,6 +115,14 @@ class _Fetch:
                     raise LoadError("no thread can be started", where=str(self._store.root), mend=mend) from error
                 return  # those that there are will do
             self._threads.append(thread)
+
+    def _write_back(self) -> None:
+        """Keep the disk busy while bytes come. What it says of errors is heard when a file gets its name."""
+        while not self._work.ended.wait(_TICK):
+            for job in self._work.jobs:
+                if (part := job.part) is not None:
+                    with suppress(OSError):
+                        part.sync()
 
     def _attend(self) -> None:
         """Say how it goes, and set the pace, until all is done."""
@@ -226,7 +234,7 @@ class _Fetch:
             claim.release(done=True)
             self._work.open(job, None)
         else:
-            part = Part(job.file, claim, self._learned(job.file), self._memory)
+            part = Part(job.file, claim, self._learned(job.file))
             part.resume()
             self._work.open(job, part)
 

@@ -22,35 +22,20 @@ from ..store import Store, StoredFile
 from .chunks import PIECE, PIECES, chunk_digest, decode_chunks, file_chunks, piece_count, piece_size, pieces_of_chunk
 from .claim import Claim, header
 
+_MUCH = 64 << 20
+"""Bytes for which it is worth to wake the disk."""
 Portions = Sequence[bytes | memoryview]
 """The bytes of a piece, as they came."""
-
-
-class Memory:
-    """Room for pieces that wait to be hashed, shared by all parts of a fetch. What finds none is read again later."""
-
-    def __init__(self, pieces: int) -> None:
-        self._room = threading.Semaphore(pieces)
-
-    def take(self) -> bool:
-        """Whether there was room for one more piece."""
-        return self._room.acquire(blocking=False)
-
-    def give(self) -> None:
-        """A piece is gone."""
-        self._room.release()
 
 
 class Part:
     """The part that `claim` gives the right to write. Safe to use from several threads, a piece from one at a time.
 
     `chunks` are the digests of the file's chunks, where they are known: a piece counts once its chunk is whole and
-    right. `memory` is where pieces wait that cannot be hashed yet. Raises OSError where the disk does.
+    right. Raises OSError where the disk does.
     """
 
-    def __init__(
-        self, file: WeightsFile, claim: Claim, chunks: Sequence[bytes] | None = None, memory: "Memory | None" = None
-    ) -> None:
+    def __init__(self, file: WeightsFile, claim: Claim, chunks: Sequence[bytes] | None = None) -> None:
         self.file = file
         self.count = piece_count(file.size)
         self.chunks = chunks if chunks is not None else decode_chunks(file.chunks, file.size)
@@ -61,9 +46,9 @@ class Part:
         self._digests: dict[int, bytes] = {}  # of every piece that is written
         self._writing: set[int] = set()
         self._ready: set[int] = set()  # those of them that may be hashed: their chunk is right, or nothing is known
-        self._memory, self._held = memory or Memory(0), dict[int, Portions]()
         self._hasher, self._hashed = hashlib.sha256(), 0
         self._turn = threading.Lock()
+        self._unsynced, self._disk = 0, threading.Lock()
 
     # What is there already
 
@@ -95,8 +80,7 @@ class Part:
                 self.write(number, (data,))
             else:
                 self._digests[number] = digest
-                self._hold(number, (data,))
-                self._settle(number)
+                self._settle(number, (data,))
 
     # Writing
 
@@ -117,8 +101,7 @@ class Part:
         finally:
             with self._lock:
                 self._writing.discard(number)
-        self._hold(number, data)
-        return self._settle(number)
+        return self._settle(number, data)
 
     def _put(self, number: int, data: Portions) -> bytes:
         hasher, offset, size = blake3(), number * PIECE, 0
@@ -130,12 +113,20 @@ class Part:
             while rest:
                 written += (more := os.pwrite(self._descriptor, rest, offset + written))
                 rest = rest[more:]
+        self._unsynced += size
         digest = hasher.digest()
         os.write(self._claim.descriptor, b"%d %s\n" % (number, digest.hex().encode()))
         return digest
 
-    def _settle(self, number: int) -> bool:
-        """Whether the piece's chunk is right or unknown yet; hashes what became contiguous."""
+    def sync(self) -> None:
+        """Have the disk write what has come, if that is much: while more comes, so that little waits for it at the end."""
+        with self._disk:
+            if self._unsynced >= _MUCH and self._descriptor >= 0:
+                self._unsynced = 0
+                os.fdatasync(self._descriptor)
+
+    def _settle(self, number: int, data: Portions) -> bool:
+        """Whether the piece's chunk is right or unknown yet; hashes what became contiguous. `data` are its bytes."""
         numbers = range(number, number + 1)
         if self.chunks is not None:
             chunk = number // PIECES
@@ -148,39 +139,28 @@ class Part:
                     for one in numbers:
                         del self._digests[one]
             if not right:
-                for one in numbers:
-                    self._take(one)
                 return False
         with self._lock:
             self._ready.update(numbers)
-        self._follow()
+        self._follow(number, data)
         return True
 
-    def _follow(self) -> None:
-        """Hash what is contiguous; one thread does it at a time, the others go on fetching."""
+    def _follow(self, number: int, data: Portions) -> None:
+        """Hash what is contiguous; one thread does it at a time, the others go on fetching.
+
+        What came out of order is read again, from the page cache: to keep it in memory was measured, and is no quicker.
+        """
         while self._hashed in self._ready and self._turn.acquire(blocking=False):
             try:
                 while self._hashed in self._ready:
-                    self._hash()
+                    self._hash(data if self._hashed == number else (self._piece(self._hashed),))
             finally:
                 self._turn.release()
 
-    def _hash(self) -> None:
-        """Hash the next piece, from memory when it is there."""
-        for portion in self._take(self._hashed) or (self._piece(self._hashed),):
+    def _hash(self, data: Portions) -> None:
+        for portion in data:
             self._hasher.update(portion)
         self._hashed += 1
-
-    def _hold(self, number: int, data: Portions) -> None:
-        """Keep a piece in memory until its turn comes, if there is room."""
-        if self._memory.take():
-            self._held[number] = data
-
-    def _take(self, number: int) -> Portions | None:
-        data = self._held.pop(number, None)
-        if data is not None:
-            self._memory.give()
-        return data
 
     def _piece(self, number: int) -> bytes:
         data = os.pread(self._descriptor, PIECE, number * PIECE)
@@ -206,7 +186,7 @@ class Part:
         """Hex sha256 of the whole part. Every piece must be there."""
         with self._turn:
             while self._hashed < self.count:
-                self._hash()
+                self._hash((self._piece(self._hashed),))
             return self._hasher.hexdigest()
 
     def chunk_digests(self) -> tuple[bytes, ...]:
@@ -219,13 +199,8 @@ class Part:
             self._digests.clear()
             self._ready.clear()
             self._hasher, self._hashed = hashlib.sha256(), 0
-        self._forget()
         start = len(header(self.file.sha256, self.file.size))
         os.ftruncate(self._claim.descriptor, start)
-
-    def _forget(self) -> None:
-        for number in list(self._held):
-            self._take(number)
 
     def publish(self, store: Store) -> StoredFile:
         """Give the file its final name, durably. Its sha256 was checked."""
@@ -239,8 +214,9 @@ class Part:
 
     def close(self, *, done: bool) -> None:
         """Let go of the files. `done` removes what is left of them; without it they wait for the next attempt."""
-        self._forget()
-        os.close(self._descriptor)
+        with self._disk:
+            os.close(self._descriptor)
+            self._descriptor = -1
         if done:
             with suppress(FileNotFoundError):
                 self._claim.part.unlink()

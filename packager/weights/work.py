@@ -3,7 +3,6 @@
 One condition guards it all. A worker takes a task, does it without the lock, and says how it went.
 """
 
-import os
 import random
 import threading
 import time
@@ -40,7 +39,7 @@ class FetchSettings:
     obeyed for, `look` between looks at what another process fetches, `patience` for it to bring anything.
     """
 
-    first: int = field(default_factory=lambda: min(FIRST, max(2, os.cpu_count() or 1)))
+    first: int = FIRST
     connections: int = MOST
     tries: int = 8
     pause: float = 0.5
