@@ -87,7 +87,8 @@ class _Fetch:
     def run(self) -> int:
         try:
             self._start_workers()
-            threading.Thread(target=self._write_back, daemon=True).start()
+            with suppress(RuntimeError):  # no more threads: the disk then writes when a file gets its name
+                threading.Thread(target=self._write_back, daemon=True).start()
             self._attend()
         except BaseException as error:
             self._work.stop(error)
@@ -117,12 +118,15 @@ class _Fetch:
             self._threads.append(thread)
 
     def _write_back(self) -> None:
-        """Keep the disk busy while bytes come. What it says of errors is heard when a file gets its name."""
+        """Keep the disk busy while bytes come. An error of it is told once, here: a later sync knows nothing of it."""
         while not self._work.ended.wait(_TICK):
             for job in self._work.jobs:
-                if (part := job.part) is not None:
-                    with suppress(OSError):
+                try:
+                    if (part := job.part) is not None:
                         part.sync()
+                except OSError as error:
+                    self._work.stop(disk_error(error, self._store.root))
+                    return
 
     def _attend(self) -> None:
         """Say how it goes, and set the pace, until all is done."""

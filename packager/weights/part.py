@@ -49,6 +49,7 @@ class Part:
         self._hasher, self._hashed = hashlib.sha256(), 0
         self._turn = threading.Lock()
         self._unsynced, self._disk = 0, threading.Lock()
+        self._lost: OSError | None = None  # the kernel tells a failed write once: no later sync would know of it
 
     # What is there already
 
@@ -123,7 +124,11 @@ class Part:
         with self._disk:
             if self._unsynced >= _MUCH and self._descriptor >= 0:
                 self._unsynced = 0
-                os.fdatasync(self._descriptor)
+                try:
+                    os.fdatasync(self._descriptor)
+                except OSError as error:
+                    self._lost = error
+                    raise
 
     def _settle(self, number: int, data: Portions) -> bool:
         """Whether the piece's chunk is right or unknown yet; hashes what became contiguous. `data` are its bytes."""
@@ -204,6 +209,9 @@ class Part:
 
     def publish(self, store: Store) -> StoredFile:
         """Give the file its final name, durably. Its sha256 was checked."""
+        with self._disk:
+            if self._lost is not None:
+                raise self._lost
         try:
             return store.publish(self._claim.part, self._descriptor, self.file.sha256)
         except FileNotFoundError:  # someone cleared the folder of parts away under us

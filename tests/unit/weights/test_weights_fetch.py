@@ -439,3 +439,22 @@ class TestDisk:
     )
     def test_words(self, code, text):
         assert text in str(disk_error(OSError(code, os.strerror(code), "place"), Path("store")))
+
+    def test_a_write_that_failed_is_not_forgotten(self, store, monkeypatch):
+        """The kernel tells of it once; no later sync would, and the file must not get its name."""
+        told = threading.Event()
+
+        def fail(_: int) -> None:
+            told.set()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def wait(portion: bytes, at: int) -> bytes:
+            assert at < 2 * PIECE or told.wait(20)
+            return portion
+
+        monkeypatch.setattr(os, "fdatasync", fail)
+        monkeypatch.setattr("packager.weights.part._MUCH", 1)
+        source = MemorySource({"a": BIG}, wrong=lambda _: wait)
+        with pytest.raises(LoadError, match="cannot be written: Input/output error"):
+            fetch_files(want(source), store, settings=FetchSettings(connections=1))
+        assert stored(store, BIG) is None
