@@ -71,7 +71,7 @@ class ServingManifest:
     """How requests are admitted and answered. Counts are requests, `*_seconds` seconds, `max_body` bytes.
 
     A time limit of None is none. `engine_restarts` is how often in an hour an engine that died is started again.
-    `cors_origins` are the origins whose pages may ask; `*` means any.
+    `cors_origins` are the origins whose pages may ask; `*` means any. `triton` is which models Triton serves.
     """
 
     server: str
@@ -86,6 +86,7 @@ class ServingManifest:
     total_seconds: int | None = None
     engine_restarts: int = 3
     cors_origins: tuple[str, ...] = ()
+    triton: str = "runtime"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from .conversion import CONVERTED, ConversionSpec
 from .engine import EngineSpec
 from .grammar import NAME, Line, Strict, problem, quoted
 from .hardware import HardwareSpec
 from .image import DebianBase, ImageSpec
-from .serving import ServingSpec
+from .serving import TRITON_ENGINES, ServingSpec
 from .weights import WeightsSpec
 
 Quantization = Literal["none", "int8", "int4", "fp8", "awq", "gptq", "nf4", "gguf"]
@@ -33,6 +34,8 @@ class ModelSpec(Strict):
     """How the weights are quantized: by whoever made them (their config.json must say the same), else by the engine
     when it loads them. `none` takes them as they are, quantized or not. `gguf` is for engines that open a folder (vllm):
     its one .gguf file is taken, whichever way that is quantized; llama_cpp opens such a file by itself."""
+    conversion: ConversionSpec | None = None
+    """Of what `packager convert` makes the weights above (tensorrt_llm_engine); nothing else reads it."""
     hardware: HardwareSpec = HardwareSpec()
     """What the container runs on."""
     serving: ServingSpec = ServingSpec()
@@ -55,6 +58,29 @@ class ModelSpec(Strict):
             raise problem(f"has an adapter named {quoted(str(name))}, like the model", "give it another name")
         return weights
 
+    @field_validator("serving", mode="after")
+    @classmethod
+    def _triton_fits_engine(cls, serving: ServingSpec, info: ValidationInfo) -> ServingSpec:
+        engine, needed = info.data.get("engine"), TRITON_ENGINES.get(serving.triton)
+        if engine is not None and needed is not None and engine.kind != needed:
+            what = f"has `triton: {serving.triton}`, which is for the engine {needed}, not for {engine.kind}"
+            raise problem(what, "remove `triton`: without it Triton serves every engine")
+        return serving
+
+    @field_validator("conversion", mode="after")
+    @classmethod
+    def _conversion_fits(cls, conversion: ConversionSpec | None, info: ValidationInfo) -> ConversionSpec | None:
+        engine, weights = info.data.get("engine"), info.data.get("weights")
+        if conversion is None or engine is None:
+            return conversion
+        if engine.kind not in CONVERTED:
+            what = f"is for weights that are compiled, which those of the engine {engine.kind} are not"
+            raise problem(what, "remove `conversion`")
+        if weights is not None and weights.source == conversion.source:
+            what = f"makes {quoted(weights.source)} of itself"
+            raise problem(what, "name the model in `conversion.source`, and in `weights.source` where the engine goes")
+        return conversion
+
     @field_validator("image", mode="after")
     @classmethod
     def _image_has_triton(cls, image: ImageSpec, info: ValidationInfo) -> ImageSpec:
@@ -72,8 +98,7 @@ def dump_spec(spec: ModelSpec) -> dict[str, Any]:
     """
     plain = spec.model_dump(mode="json")
     named = [(plain["image"], "env"), (plain["image"], "labels")]
-    if plain["weights"] is not None:
-        named.append((plain["weights"], "trusted_code"))
+    named += [(plain[part], "trusted_code") for part in ("weights", "conversion") if plain[part] is not None]
     for section, key in named:
         section[key] = dict(sorted(section[key].items()))
     return plain

@@ -16,6 +16,11 @@ _NOT_TRITONS = {
     "cors_origins": "Triton answers no preflight requests",
 }
 
+TRITON_ENGINES = {"ensemble": "tensorrt_llm_engine", "llmapi": "tensorrt_llm"}
+"""The one engine that each of Triton's further sets of models is for."""
+
+_NOT_THE_ENSEMBLES = ("max_queue", "first_token_seconds", "token_gap_seconds", "total_seconds", "engine_restarts")
+
 
 class ServingSpec(Strict):
     """How the package serves."""
@@ -23,6 +28,10 @@ class ServingSpec(Strict):
     server: Literal["bentoml", "standalone", "triton"] = "bentoml"
     """What hosts the application: `bentoml` (`bentoml serve`), `standalone` (packager's own runner), or `triton`, whose image
     stands on a base that has Triton Inference Server (docs/how-to/serve-with-triton.md)."""
+    triton: Literal["runtime", "ensemble", "llmapi"] = "runtime"
+    """With `server: triton`, the models that it serves: `runtime` is one over any engine, with the interface of Triton's vLLM
+    backend; `ensemble` are the five of TensorRT-LLM's own backend, for compiled engines; `llmapi` is one with the interface of
+    TensorRT-LLM's model of that name, for its PyTorch engine."""
     api: Literal["packager", "native"] = "packager"
     """Which HTTP interface answers under /v1: packager's own, or with `native` the engine's own OpenAI server (vllm)."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
@@ -45,6 +54,27 @@ class ServingSpec(Strict):
     """How often in an hour an engine that died is started again in place; then the process exits non-zero."""
     cors_origins: Annotated[tuple[Origin, ...], AsTuple] = ()
     """Origins whose web pages may call this server; none by default."""
+
+    @field_validator("triton", mode="after")
+    @classmethod
+    def _is_for_triton(cls, value: str, info: ValidationInfo) -> str:
+        if value != "runtime" and info.data.get("server", "triton") != "triton":
+            raise problem("is for `server: triton`", "write `server: triton`, or remove `triton`")
+        return value
+
+    @field_validator(*_NOT_THE_ENSEMBLES, mode="after")
+    @classmethod
+    def _ensemble_can(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if info.data.get("triton") != "ensemble":
+            return value
+        if name == "max_queue":
+            if value == 0:
+                raise problem("must be at least 1 with `triton: ensemble`: Triton reads 0 as no limit")
+            return value
+        if value == cls.model_fields[name].default:
+            return value
+        raise problem("is not for `triton: ensemble`", f"remove `{name}`: TensorRT-LLM's own backend has no such limit")
 
     @field_validator("api", "port", "max_body", "cors_origins", mode="after")
     @classmethod
