@@ -1,5 +1,6 @@
 """What the user says: the spec, read strictly, with every problem at its line."""
 
+from .conversion import CalibrationSpec, ConversionSpec, MergeSpec
 from .engine import CTranslate2Spec, EchoSpec, EngineSpec, LlamaCppSpec, TransformersSpec, VllmSpec
 from .hardware import HardwareSpec
 from .image import BaseSpec, DebianBase, ImageSpec, LayoutBase, RegistryBase
@@ -14,6 +15,8 @@ __all__ = [
     "AdapterSpec",
     "BaseSpec",
     "CTranslate2Spec",
+    "CalibrationSpec",
+    "ConversionSpec",
     "DebianBase",
     "EchoSpec",
     "EngineSpec",
@@ -21,6 +24,7 @@ __all__ = [
     "ImageSpec",
     "LayoutBase",
     "LlamaCppSpec",
+    "MergeSpec",
     "ModelSpec",
     "Quantization",
     "RegistryBase",

@@ -66,6 +66,7 @@ def test_defaults(folder):
             "ship": "in_image",
         },
         "quantization": "none",
+        "conversion": None,
         "hardware": {"gpu": None, "count": None},
         "serving": {
             "server": "bentoml",
@@ -328,7 +329,7 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         (ECHO + 'description: "\\e[31m"', ["3:14 `description` must not hold the control character U+001B | remove it"]),
         (ECHO + 'description: "\\ud800"', ["3:14 `description` must not hold the control character U+D800 | remove it"]),
         (ECHO + 'description: "a\\tb"', ["3:14 `description` must not hold a tab | write spaces"]),
-        (ECHO + '"\\e\\u202e": 1', ["3:1 unknown key '\\u001b\\u202e' | the keys here are: name, description, engine, weights, quantization, hardware, serving, image"]),
+        (ECHO + '"\\e\\u202e": 1', ["3:1 unknown key '\\u001b\\u202e' | the keys here are: name, description, engine, weights, quantization, conversion, hardware, serving, image"]),
         # what could not be read is not judged, all else is
         (ECHO + "weights: &a {x: *a}\nserving: {port: 'x'}", None),
         (ECHO + "serving: {port: 0x50, max_queue: -1}", [
