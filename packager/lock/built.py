@@ -14,7 +14,7 @@ from ..errors import Problem, SpecError
 from ..facts import BaseFacts
 from ..recipes import RECIPES
 from ..recipes.gpus import GPUS, shown
-from ..recipes.recipe import Format, Recipe
+from ..recipes.recipe import Format
 from ..spec.engine import TensorrtLlmEngineSpec
 from ..spec.image import DebianBase
 from ..spec.load import SpecFile
@@ -104,22 +104,24 @@ def _too_new(file: SpecFile) -> Iterator[Problem]:
     said = {"quantization": spec.quantization, "kv_cache": getattr(spec.engine, "kv_cache", "")}
     for option, word in said.items():
         row = recipe.format(option, word)
-        if gpu is None or row is None or not row.below or gpu.capability < row.below:
+        if gpu is None or row is None:
             continue
         keys = ("quantization",) if option == "quantization" else ("engine", option)
-        what = (
-            f"`{option}: {word}` on {recipe.engine} runs on compute capabilities below {shown(row.below)}; "
-            f"{spec.hardware.gpu} has {shown(gpu.capability)}"
-        )
-        yield Problem(what, file.where(*keys), _instead(recipe, option, row, gpu.capability))
+        rows = recipe.formats[option]
+        fits = [one.name for one in rows if one.floor <= gpu.capability and not 0 < one.below <= gpu.capability]
+        other = f"write `{option}: {fits[0]}`, or " if fits else ""
+        yield from dropped_by_gpu(file, f"`{option}: {word}` on {recipe.engine}", row, file.where(*keys), other)
 
 
-def _instead(recipe: Recipe, option: str, row: Format, capability: int) -> str:
-    rows = recipe.formats[option]
-    fits = [one.name for one in rows if one.floor <= capability and not 0 < one.below <= capability]
-    gpus = [name for name, gpu in GPUS.items() if max(row.floor, recipe.floor) <= gpu.capability < row.below]
-    other = f"write `{option}: {fits[0]}`, or " if fits else ""
-    return f"{other}use an older GPU, such as {listed(gpus[:3])}"
+def dropped_by_gpu(file: SpecFile, who: str, row: Format, where: str, other: str) -> Iterator[Problem]:
+    """The problem of `who` with a GPU that is too new for the format `row`. `other` says what to do but for another GPU."""
+    gpu, name = gpu_of(file.spec), file.spec.hardware.gpu
+    if gpu is None or not 0 < row.below <= gpu.capability:
+        return
+    what = f"{who} runs on compute capabilities below {shown(row.below)}; {name} has {shown(gpu.capability)}"
+    floor = max(row.floor, RECIPES[file.spec.engine.kind].floor)
+    older = [one for one, has in GPUS.items() if floor <= has.capability < row.below]
+    yield Problem(what, where, f"{other}use an older GPU, such as {listed(older[:3])}")
 
 
 def _version(file: SpecFile, build: EngineBuild) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from ..errors import Problem, SpecError
 from ..recipes import RECIPES
 from ..recipes.recipe import Format, Recipe
 from ..spec.load import SpecFile
+from .built import dropped_by_gpu
 from .drift import engine_version, python_requirements
 from .hardware import gpu_of, listed, newer, too_old
 from .model import ModelFacts
@@ -26,6 +27,7 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
     For a spec that `check` has passed. `say` is told what runs, but otherwise than its name says.
     """
     problems = (
+        *_dropped(file, model),
         *_architecture(file, model),
         *_quantization(file, model),
         *_backend(file, model),
@@ -103,33 +105,42 @@ def _notes(file: SpecFile, model: ModelFacts) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+def _dropped(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """A model that the engine had once, in a version before the spec's."""
     recipe = RECIPES[file.spec.engine.kind]
     record = recipe.record
     if record is None or not model.architectures or set(model.architectures) & set(record.architectures):
         return ()
     name = model.architectures[0]
-    others = _engines_for(name, recipe)
     last = record.removed.get(name)
-    if last is not None and Version(engine_version(file.spec)) > Version(last):
-        what = f"{_name(file)} no longer runs {name}: {last} was the last that did"
+    if last is None or Version(engine_version(file.spec)) <= Version(last):
+        return ()
+    what, others = f"{_name(file)} no longer runs {name}: {last} was the last that did", _engines_for(name, recipe)
+    if _drives(recipe, last):
+        mend = f"write `engine.version: {last}`, or {others or 'take other weights'}"
+    else:
+        what += f", and packager drives none before {recipe.oldest}"
         mend = f"{others}, or take other weights" if others else "take other weights"
-        if recipe.oldest and Version(last) < Version(recipe.oldest):
-            what += f", and packager drives none before {recipe.oldest}"
-        else:
-            mend = f"write `engine.version: {last}`, or {others or 'take other weights'}"
-        return (Problem(what, file.where("engine", "version"), mend),)
+    return (Problem(what, file.where("engine", "version"), mend),)
+
+
+def _drives(recipe: Recipe, version: str) -> bool:
+    return not recipe.oldest or Version(version) >= Version(recipe.oldest)
+
+
+def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """A model that the engine never had."""
+    recipe = RECIPES[file.spec.engine.kind]
+    record = recipe.record
+    if record is None or not model.architectures or set(model.architectures) & set(record.architectures):
+        return ()
+    name = model.architectures[0]
     trusted = model.own_code and recipe.own_code and file.spec.weights is not None and file.spec.weights.trusted_code
-    if last is not None or trusted or not _is_recorded(file):
+    if name in record.removed or trusted or not _is_recorded(file):
         return ()
     what = f"{_name(file)} does not run {name}"
-    return (
-        Problem(
-            what,
-            file.where("weights", "source"),
-            others or "take weights of a model that it runs (docs/reference/engines.md)",
-        ),
-    )
+    mend = _engines_for(name, recipe) or "take weights of a model that it runs (docs/reference/engines.md)"
+    return (Problem(what, file.where("weights", "source"), mend),)
 
 
 def _backend(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
@@ -168,10 +179,19 @@ def _groups(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
 
 def _engines_for(architecture: str, recipe: Recipe) -> str:
     """What other engines make of it, as advice; empty when none has it."""
-    records = [(one.engine, one.record) for one in RECIPES.values() if one.record and one is not recipe]
-    advice = [f"use the engine {name}" for name, record in records if architecture in record.architectures]
-    advice += [f"convert them for {name}" for name, record in records if architecture in record.converts]
-    return listed(advice) if advice else ""
+    others = [(one, one.record) for one in RECIPES.values() if one.record and one is not recipe]
+    advice = [f"use the engine {one.engine}" for one, record in others if architecture in record.architectures]
+    converted = [f"convert them for {one.engine}" for one, record in others if architecture in record.converts]
+    if advice:
+        return listed([*advice, *converted])
+    for one, record in others:
+        last = record.removed.get(architecture)
+        if last is not None and _drives(one, last):
+            advice.append(f"use the engine {one.engine} with `engine.version: {last}`")
+    # GGUF has names of its own: most are those of transformers' classes in lower case.
+    named = architecture.removesuffix("ForCausalLM").lower()
+    converted += [f"convert them to GGUF for {one.engine}" for one, record in others if named in record.architectures]
+    return listed([*advice, *converted]) if advice or converted else ""
 
 
 def _quantization(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
@@ -234,6 +254,10 @@ def _weights_on_gpu(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     declared = recipe.record.methods.get(model.method, 0) if recipe.record else 0
     floor = row.floor if row else declared
     found = [*too_old(file, who, floor)]
+    if row is not None:
+        found += dropped_by_gpu(
+            file, who, row, file.where("hardware", "gpu"), "take weights that are not quantized, or "
+        )
     if row is not None and not row.cpu and spec.hardware.gpu is None:
         mend = f"name one in `hardware.gpu`, such as {listed(newer(floor))}"
         found.append(Problem(f"{who} needs a GPU", file.where("weights", "source"), mend))
@@ -241,6 +265,10 @@ def _weights_on_gpu(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     if row is not None and not row.splits and parallel > 1:
         what = f"weights that are {model.quantization} cannot be split over {parallel} GPUs by {recipe.engine}"
         mend = "write `tensor_parallel: 1`, or take weights that are not quantized"
+        word = _word_for(recipe, model)
+        asked = recipe.format("quantization", word) if word else None
+        if asked is not None and asked.at_load:
+            mend += f": `quantization: {word}` quantizes those when they are loaded"
         found.append(Problem(what, file.where("engine", "tensor_parallel"), mend))
     return tuple(found)
 

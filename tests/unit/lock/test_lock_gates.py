@@ -305,7 +305,26 @@ class TestWeights:
                 facts(architecture="BaichuanForCausalLM"),
                 "engine",
                 "vllm 0.32.0 no longer runs BaichuanForCausalLM: 0.23.0 was the last that did",
+                "write `engine.version: 0.23.0`, or convert them to GGUF for llama_cpp",
+            ),
+            (
+                "kind: vllm",
+                [],
+                facts(architecture="InternLMForCausalLM"),
+                "engine",
+                "vllm 0.32.0 no longer runs InternLMForCausalLM: 0.23.0 was the last that did",
                 "write `engine.version: 0.23.0`, or take other weights",
+            ),
+            (
+                "kind: tensorrt_llm",
+                [gpu("b200"), "image: {base: {kind: layout, path: base.oci}}"],
+                facts("modelopt:w4a16_awq"),
+                "b200",
+                (
+                    "tensorrt_llm with weights that are modelopt:w4a16_awq runs on compute capabilities below 10.0; "
+                    "b200 has 10.0"
+                ),
+                "take weights that are not quantized, or use an older GPU, such as l4, l40 or l40s",
             ),
             (
                 "kind: vllm, version: 0.24.0",
@@ -313,7 +332,7 @@ class TestWeights:
                 facts(architecture="BaiChuanForCausalLM", own_code=True),
                 "0.24.0",
                 "vllm 0.24.0 no longer runs BaiChuanForCausalLM: 0.23.0 was the last that did",
-                "write `engine.version: 0.23.0`, or take other weights",
+                "write `engine.version: 0.23.0`, or convert them to GGUF for llama_cpp",
             ),
             (
                 "kind: vllm",
@@ -364,7 +383,7 @@ class TestWeights:
                     "lmdeploy 0.18.0 no longer runs BaichuanForCausalLM: 0.14.0 was the last that did, "
                     "and packager drives none before 0.16.0"
                 ),
-                "take other weights",
+                "use the engine vllm with `engine.version: 0.23.0` or convert them to GGUF for llama_cpp, or take other weights",
             ),
             (
                 "kind: lmdeploy, version: 0.17.0",
@@ -375,7 +394,7 @@ class TestWeights:
                     "lmdeploy 0.17.0 no longer runs InternLMForCausalLM: 0.14.0 was the last that did, "
                     "and packager drives none before 0.16.0"
                 ),
-                "take other weights",
+                "use the engine vllm with `engine.version: 0.23.0`, or take other weights",
             ),
             (
                 "kind: lmdeploy",
@@ -527,7 +546,10 @@ class TestWeights:
                 facts("bitsandbytes:nf4"),
                 "2",
                 "weights that are bitsandbytes:nf4 cannot be split over 2 GPUs by vllm",
-                "write `tensor_parallel: 1`, or take weights that are not quantized",
+                (
+                    "write `tensor_parallel: 1`, or take weights that are not quantized: `quantization: nf4` quantizes those "
+                    "when they are loaded"
+                ),
             ),
             (
                 "kind: transformers",
