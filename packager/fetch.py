@@ -7,13 +7,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .environ import LOG_LEVEL, cache_root
 from .errors import PackagerError
-from .manifest import Manifest, WeightsManifest, read_manifest
+from .manifest import Manifest, WeightsFile, read_manifest
 from .runtime.loading import Loading, following
 from .runtime.logs import event, log_to_stderr
 from .store import Store
@@ -51,26 +51,26 @@ def fetch_package(manifest: Manifest, store: Store, watch: Watch = SILENT) -> Fe
     Raises LoadError, FetchError (offline) or IntegrityError; what was fetched before stays.
     """
     names = names_of(manifest)
-    parts = [one for one in (manifest.weights, *manifest.adapters.values()) if one is not None]
-    parts = [one for one in parts if one.ship == "on_load"]
+    folders = [parts for parts in manifest.folders().values() if parts[0].ship == "on_load"]
+    files = [file for parts in folders for part in parts for file in part.files]
     with leased(store, manifest.name, names):
-        before = _inodes(parts, store)
-        transferred = sum(fetch_weights(part, store, watch) for part in parts)
+        before = _inodes(files, store)
+        transferred = sum(fetch_weights(parts, store, watch) for parts in folders)
         if os.access(store.root, os.W_OK):  # so that a load from a read-only mount of it needs no other folder
-            for part in parts:
-                lay_out(part, store)
-        after = _inodes(parts, store)
-    sizes = {file.sha256: file.size for part in parts for file in part.files}
-    files = (
+            for parts in folders:
+                lay_out(parts, store)
+        after = _inodes(files, store)
+    sizes = {file.sha256: file.size for file in files}
+    fetched = (
         FetchedFile(name, sha256, sizes[sha256], found=before.get(sha256) == after[sha256])
         for sha256, name in names.items()
     )
-    return Fetched(manifest.name, tuple(files), transferred)
+    return Fetched(manifest.name, tuple(fetched), transferred)
 
 
-def _inodes(parts: list[WeightsManifest], store: Store) -> Mapping[str, int]:
+def _inodes(files: Sequence[WeightsFile], store: Store) -> Mapping[str, int]:
     """Which file lies under each digest: one that was damaged is replaced by another."""
-    stored = (store.find(file.sha256, file.size) for part in parts for file in part.files)
+    stored = (store.find(file.sha256, file.size) for file in files)
     return {one.sha256: one.path.stat().st_ino for one in stored if one is not None}
 
 

@@ -14,9 +14,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .digest import readable_json
 from .errors import PackageError
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST_PATH = "model/manifest.json"
 """Where it lies in a package; Truss copies `model/` with the model's code."""
+ADAPTERS_FOLDER = "adapters"
+"""Where LoRA adapters stand beside the weights, each in a folder of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,12 @@ class WeightsFile:
 
 @dataclass(frozen=True, slots=True)
 class WeightsManifest:
-    """What `load()` must have on disk, byte for byte, before the engine starts.
+    """What `load()` must have of one source on disk, byte for byte, before the engine starts.
 
     `ship` is `in_image` (the files lie in the package's `data/` folder) or `on_load` (fetched from
     `source` into the local store). `entry` is the file or folder, relative to the weights' root,
-    that the engine opens (`.` for the folder itself). `trusted_code` are those of the files that run code and that
-    the spec's author vouched for: the engine may run code of the weights when there are any.
+    that the engine opens (`.` for the folder itself). `trusted_code` are those of the files, the tokenizer's among them,
+    that run code and that the spec's author vouched for: the engine may run code of the weights when there are any.
     `compiled` is the engine.json of a compiled engine: what it was built with and for (`weights/compiled.py`).
     """
 
@@ -103,7 +105,10 @@ class ImageManifest:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One packaged model. `chat_template` is a path beside the manifest, or None; `adapters` are LoRA adapters by name."""
+    """One packaged model. `chat_template` is a path beside the manifest, or None.
+
+    `tokenizer` are files from another source that stand among the weights, `adapters` are LoRA adapters by name.
+    """
 
     name: str
     packager: str
@@ -112,7 +117,17 @@ class Manifest:
     serving: ServingManifest
     chat_template: str | None = None
     image: ImageManifest = field(default_factory=ImageManifest)
+    tokenizer: WeightsManifest | None = None
     adapters: Mapping[str, WeightsManifest] = field(default_factory=dict)
+
+    def folders(self) -> dict[str, tuple[WeightsManifest, ...]]:
+        """What goes into each folder that `load()` lays out: an empty name for the engine's own, `adapters/NAME`.
+
+        All that a package has of weights, shipped or not; nothing for an engine without.
+        """
+        own = tuple(part for part in (self.weights, self.tokenizer) if part is not None)
+        adapters = {f"{ADAPTERS_FOLDER}/{name}": (adapter,) for name, adapter in self.adapters.items()}
+        return ({"": own} if own else {}) | adapters
 
     def to_bytes(self) -> bytes:
         """The JSON file's bytes: a pure function of the fields."""

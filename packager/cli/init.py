@@ -35,6 +35,7 @@ engine:
   # dtype: bfloat16             # default: the weights' own
 weights:
   source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # tokenizer: hf://OWNER/NAME  # for weights that have none of their own
   # chat_template: chat.jinja   # default: the one in the weights
 # quantization: nf4             # int8, int4 or nf4: made of plain weights when they are loaded
 # hardware: {gpu: a100-40gb}    # default: none, then torch is built for CPU
@@ -48,6 +49,7 @@ engine:
   # max_lora_rank: 16           # the largest rank among the adapters
 weights:
   source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # tokenizer: hf://OWNER/NAME  # for weights that have none of their own
   # adapters: [{name: tuned, source: file://lora}]
   # chat_template: chat.jinja   # default: the one in the weights
 # hardware: {gpu: a100-40gb}    # default: none, then a third party's build for CPU
@@ -59,6 +61,7 @@ engine:
   # context_length: 4096        # tokens of prompt and answer; default: what the engine was compiled for
 weights:
   source: file://model          # config.json, rank0.engine, the tokenizer, and engine.json (`packager engine describe`)
+  # tokenizer: hf://OWNER/NAME  # for an engine that has none beside it
   # chat_template: chat.jinja   # default: the one in the weights
 hardware: {gpu: a100-40gb}      # the kind that compiled it
 """
@@ -69,6 +72,7 @@ engine:
   # context_length: 4096        # tokens of prompt and answer; default: what the model was trained for
 weights:
   source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # tokenizer: hf://OWNER/NAME  # for weights that have none of their own
   # chat_template: chat.jinja   # default: the one in the weights
 hardware: {gpu: a100-40gb}
 """
@@ -81,6 +85,7 @@ engine:
   # cache_share: 0.8            # share for the cache of the GPU's memory that the weights leave
 weights:
   source: file://model          # a folder with config.json, *.safetensors and the tokenizer
+  # tokenizer: hf://OWNER/NAME  # for weights that have none of their own
   # chat_template: chat.jinja   # default: the one in the weights
 # quantization: awq             # awq or gptq, in groups of 128; must be what the weights' config.json says
 hardware: {gpu: a100-40gb}      # it has no build for CPU
@@ -93,6 +98,7 @@ engine:
   # compute_type: int8          # default: what the folder was converted to
 weights:
   source: file://model          # what ct2-transformers-converter wrote, with tokenizer.json beside it
+  # tokenizer: hf://OWNER/NAME  # for weights that have none of their own
   # chat_template: chat.jinja   # default: the one in the weights
 """
 

@@ -47,8 +47,10 @@ def _package(value: dict[str, Any], console: Console) -> None:
     console.result(f"engine    {engine['kind']} {engine['version']}")
     console.result(f"base      {value['base']}")
     console.result(f"size      {value['size']:,} bytes in {value['files']} files")
-    for title in ("weights", "wheels"):
+    for title in ("weights", "tokenizer", "wheels"):
         rows = value[title]
+        if title == "tokenizer" and not rows:
+            continue
         console.result(f"{title:9} {len(rows)} ({sum(row['size'] for row in rows):,} bytes)")
         for row in sorted(rows, key=lambda row: (-row["size"], row.get("path", row.get("name")))):
             label = row.get("path") or f"{row['name']} {row['version']}"

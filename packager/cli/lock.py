@@ -48,7 +48,7 @@ def tell(console: Console, file: "SpecFile", lock: "Lock") -> None:
     """What was locked, and what a person should know of it."""
     from ..lock.hardware import too_small
 
-    weights = sum(one.size for one in lock.weights.files) if lock.weights else 0
+    weights = sum(file.size for one in (lock.weights, lock.tokenizer) if one is not None for file in one.files)
     console.say(f"{len(lock.wheels)} wheels, {weights:,} bytes of weights, Python {lock.facts.python}")
     if note := too_small(file.spec, lock.weights):
         console.say(note)

@@ -19,8 +19,8 @@ from .console import Console
 def command(console: Console, /, what: Path, destination: str, *, dry_run: bool, **options: Any) -> None:
     """Upload the weights of WHAT to DESTINATION, and print the lines of a spec that read them from there.
 
-    WHAT is a package (its weights, not its code), or a folder or file of weights or of a compiled engine (with
-    its engine.json); files whose names begin with a dot stay.
+    WHAT is a package (its weights; code, LoRA adapters and a tokenizer from elsewhere stay), or a folder or file of
+    weights or of a compiled engine (with its engine.json); files whose names begin with a dot stay.
     DESTINATION is hf://OWNER/NAME[/FOLDER], s3://BUCKET/PREFIX or file:///PATH. What is there already with the same
     sha256 is not sent; nothing there is removed.
     """
@@ -39,9 +39,13 @@ def command(console: Console, /, what: Path, destination: str, *, dry_run: bool,
         if not dry_run:
             progress.stage(f"upload {_files(len(plan.send))} to {target.uri}", total)
             commit = run_plan(plan, target, store, progress.on_bytes)
-    if (what / MANIFEST_PATH).is_file() and (adapters := read_manifest(what).adapters):
+    manifest = read_manifest(what) if (what / MANIFEST_PATH).is_file() else None
+    tokenizer = manifest and manifest.tokenizer
+    if tokenizer:
+        console.say(f"the package's tokenizer stays where it is: {tokenizer.source}")
+    if manifest and manifest.adapters:
         console.say(
-            f"the package's LoRA adapters stay here ({', '.join(adapters)}): upload the folder of each by itself"
+            f"the package's LoRA adapters stay here ({', '.join(manifest.adapters)}): upload the folder of each by itself"
         )
     if plan.others:
         console.say(f"{_files(len(plan.others))} besides these stay there, such as {plan.others[0]}")
@@ -56,6 +60,10 @@ def command(console: Console, /, what: Path, destination: str, *, dry_run: bool,
     console.result(f"  source: {target.uri}")
     if commit:
         console.result(f"  revision: {commit}")
+    if tokenizer:
+        console.result(f"  tokenizer: {tokenizer.source}")
+        if tokenizer.revision:
+            console.result(f"  tokenizer_revision: {tokenizer.revision}")
 
 
 def _files(count: int) -> str:

@@ -44,7 +44,7 @@ def describe_layout(folder: Path) -> dict[str, Any]:
 def describe_package(package: Package) -> dict[str, Any]:
     """Engine, weights, wheels and base of a package. Sizes are bytes."""
     manifest, lock = package.manifest, package.lock
-    weights = manifest.weights
+    weights, tokenizer = manifest.weights, manifest.tokenizer
     return {
         "name": manifest.name,
         "packager": manifest.packager,
@@ -53,6 +53,7 @@ def describe_package(package: Package) -> dict[str, Any]:
         "serving": {name: getattr(manifest.serving, name) for name in manifest.serving.__dataclass_fields__},
         "base": describe_base(lock),
         "weights": [] if weights is None else [asdict(one) for one in weights.files],
+        "tokenizer": [] if tokenizer is None else [asdict(one) for one in tokenizer.files],
         "adapters": {name: [asdict(one) for one in each.files] for name, each in manifest.adapters.items()},
         "wheels": [
             {"name": one.name, "version": one.version, "size": one.size, "sha256": one.sha256} for one in lock.wheels

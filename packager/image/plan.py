@@ -11,7 +11,7 @@ from ..facts import BaseFacts
 from ..lock.lockfile import BaseLock, Lock
 from ..manifest import Manifest, WeightsFile
 from ..oci.image import ImageConfig
-from ..package.plan import RUNTIME, shipped_adapters, shipped_weights
+from ..package.plan import RUNTIME, shipped_files
 from ..package.text import ports, serve_command
 from ..recipes import RECIPES
 from ..wheels.contest import Contest
@@ -71,7 +71,7 @@ def plan_image(manifest: Manifest, lock: Lock, files: tuple[str, ...]) -> ImageP
     return ImagePlan(
         base=lock.base,
         wheels=_wheels(manifest, lock),
-        weights=(*_weights("weights", shipped_weights(manifest)), *_weights("adapters", shipped_adapters(manifest))),
+        weights=tuple(layer for kind, files in shipped_files(manifest).items() for layer in _weights(kind, files)),
         runtime=tuple(path for path in own if path.startswith(f"{RUNTIME}/")),
         package=tuple(path for path in own if not path.startswith(f"{RUNTIME}/")),
         config=_config(manifest, lock),

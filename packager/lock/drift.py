@@ -59,6 +59,8 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
         "image.python_packages": sorted(spec.image.python_packages),
         "weights.source": weights and weights.source,
         "weights.revision": weights and weights.revision,
+        "weights.tokenizer": weights and weights.tokenizer,
+        "weights.tokenizer_revision": weights and weights.tokenizer_revision,
         "weights.include": weights and weights.include and sorted(weights.include),
         "weights.file": weights and weights.file,
         "weights.adapters": weights and sorted(map(_adapter, weights.adapters)),
@@ -86,8 +88,7 @@ def _loading(spec: ModelSpec) -> tuple[str, ...]:
     """What the container needs to fetch the weights itself."""
     if spec.weights is None or spec.weights.ship != "on_load":
         return ()
-    addresses = [spec.weights.source, *(one.source for one in spec.weights.adapters)]
-    schemes = {address.partition("://")[0] for address in addresses}
+    schemes = {address.partition("://")[0] for address in spec.weights.addresses}
     return tuple(line for scheme in schemes for line in LOADING.get(scheme, ()))
 
 

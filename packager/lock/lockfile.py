@@ -18,7 +18,7 @@ from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
 from .model import ModelFacts
 
-FORMAT = 3
+FORMAT = 4
 FILE_NAME = "packager.lock"
 
 
@@ -63,7 +63,8 @@ class Lock:
 
     `inputs` are the parts of the spec (and of packager) that the lock answers, by dotted name:
     drift is a difference there. `requirements` are the lines of requirements.txt, for serving the
-    package on other Pythons and platforms. `adapters` are LoRA adapters by name.
+    package on other Pythons and platforms. `tokenizer` is what is taken of `weights.tokenizer`, `adapters` are LoRA
+    adapters by name.
     """
 
     layer_format: int
@@ -74,6 +75,7 @@ class Lock:
     contests: tuple[Contest, ...]
     requirements: tuple[str, ...]
     weights: WeightsLock | None
+    tokenizer: WeightsLock | None = None
     adapters: Mapping[str, WeightsLock] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:

@@ -42,7 +42,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
             mend="make it without --offline (PACKAGER_OFFLINE); with it `packager build --offline` works",
         )
     tools.stage("lock: weights")
-    weights, adapters = lock_weights(file, tools), lock_adapters(file, tools)
+    (weights, tokenizer), adapters = lock_weights(file, tools), lock_adapters(file, tools)
     if weights is not None:
         check_files(file, [one.path for one in weights.files])
     tools.stage("lock: base")
@@ -71,6 +71,7 @@ def resolve(file: SpecFile, tools: Tools) -> Lock:
         contests=find_contests(installed),
         requirements=closure.requirements,
         weights=weights,
+        tokenizer=tokenizer,
         adapters=adapters,
     )
 

@@ -54,11 +54,13 @@ def fetch_sources(lock: Lock, file: SpecFile, tools: Tools) -> None:
 
 
 def _sources(lock: Lock, file: SpecFile) -> Iterator[tuple[WeightsLock, Source, str]]:
-    """Weights and adapters, each with its source, or the mirror of it, and its place in the spec."""
+    """Weights, tokenizer and adapters, each with its source, or the mirror of it, and its place in the spec."""
     spec = file.spec.weights
     if lock.weights is None or spec is None:
         return
     places = [(lock.weights, file.where("weights", "source"))]
+    if lock.tokenizer is not None:
+        places.append((lock.tokenizer, file.where("weights", "tokenizer")))
     for number, adapter in enumerate(spec.adapters):
         places.append((lock.adapters[adapter.name], file.where("weights", "adapters", number, "source")))
     for locked, where in places:

@@ -1,19 +1,20 @@
-"""Locks weights and adapters: lists their files, refuses what runs code, checks that the engine can open them, and gives
-each its sha256: the one that its source knows, else one of its bytes.
+"""Locks weights, their tokenizer and adapters: lists their files, refuses what runs code, checks that the engine can open
+them, and gives each its sha256: the one that its source knows, else one of its bytes.
 """
 
 import fnmatch
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..errors import Problem, SpecError
-from ..manifest import WeightsFile
+from ..manifest import ADAPTERS_FOLDER, WeightsFile
 from ..recipes import RECIPES
 from ..spec.load import SpecFile
-from ..spec.weights import AdapterSpec, WeightsSpec
-from ..weights.load import ADAPTERS_FOLDER
+from ..spec.weights import WeightsSpec
+from ..weights.compiled import FILE, parse_build
 from ..weights.mirrors import open_locked
 from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_code, refuse_pickle
 from ..weights.source import Source, SourceFile, read_file
@@ -36,35 +37,143 @@ _PART_OF = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter is; the rest of its folder (optimizer states, checkpoints) stays where it is."""
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+"""What is taken of a tokenizer's source, which is a model's whole repository most often: the files that tokenizers of
+transformers save and read, and the one of Mistral's own (vLLM). The rest there is about other weights."""
 
-def lock_weights(file: SpecFile, tools: Tools) -> WeightsLock | None:
-    """The spec's weights, file by file; None for an engine without. Raises SpecError, LoadError."""
+_ENDS = "generation_config.json"
+"""Which tokens end an answer; engines read it beside the tokenizer. It is the model's own, so that of the weights counts."""
+
+_DESCRIBED = ("tokenizer.json", "tokenizer.model")
+"""The files that an engine.json's `tokenizer_sha256` may be of."""
+_NAMED = 5
+"""Files and folders that a message names; more are counted."""
+
+
+def lock_weights(file: SpecFile, tools: Tools) -> tuple[WeightsLock | None, WeightsLock | None]:
+    """The spec's weights and the tokenizer from elsewhere, file by file; None for what it has not.
+
+    Raises SpecError, LoadError.
+    """
     asked = file.spec.weights
     if asked is None:
-        return None
+        return None, None
     _raise(_options(file, asked))
     where = file.where("weights", "source")
-    with at(where), _origin(asked, file, tools) as source:
-        listed = source.inventory()
-        chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
-        _raise(check_names(chosen, where=where))  # before anything is read
-        _raise(_code(source, chosen, file, asked))
-        _check_entry(file, asked, source, chosen)
-        paths = [one.path for one in chosen]
-        entry = RECIPES[file.spec.engine.kind].entry(paths, asked.file) or ""
-        _tell_unused(file, chosen, entry, tools)
-        described = lock_compiled(source, chosen, where)  # refused before anything large is read
-        model = _model(source, chosen, entry, where) if described is None else facts_of_built(described)
-        check_weights(file, model, tools.say)
-        check_built(file, described)
-        if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
-            what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
-            raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
-        files = source.lock(chosen, keep=asked.ship == "in_image")
-        hashed = [SourceFile(one.path, one.size, one.sha256) for one in files]
-        compiled = lock_compiled(source, hashed, where)
-    _raise(_trusted(file, asked, files))
+    with at(where):
+        source = _origin(asked.source, asked.revision, file, tools)
+    with source:
+        with at(where):
+            chosen = _choose(file, asked, source)
+        tokenizer = _lock_tokenizer(file, asked, chosen, tools)
+        beside = () if tokenizer is None else tokenizer.files
+        with at(where):
+            weights = _lock_chosen(file, asked, source, chosen, beside, tools)
+    _raise(_trusted(file, asked, (*weights.files, *beside)))
+    return weights, tokenizer
+
+
+def _choose(file: SpecFile, asked: WeightsSpec, source: Origin) -> tuple[SourceFile, ...]:
+    """The weights that the spec asks for; nothing among them leads astray or runs code."""
+    where = file.where("weights", "source")
+    listed = source.inventory()
+    chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
+    _raise(check_names(chosen, where=where))  # before anything is read
+    _raise(_code(source, chosen, file, asked, where))
+    return chosen
+
+
+def _lock_chosen(
+    file: SpecFile,
+    asked: WeightsSpec,
+    source: Origin,
+    chosen: Sequence[SourceFile],
+    beside: Sequence[WeightsFile],
+    tools: Tools,
+) -> WeightsLock:
+    """The lock of the chosen weights. `beside` are the tokenizer's files, which the engine finds among them."""
+    where = file.where("weights", "source")
+    paths = [*(one.path for one in chosen), *(one.path for one in beside)]
+    _check_entry(file, asked, source, chosen, paths)
+    entry = RECIPES[file.spec.engine.kind].entry(paths, asked.file) or ""
+    _tell_unused(file, chosen, entry, tools)
+    described = lock_compiled(source, chosen, where)  # refused before anything large is read
+    model = _model(source, chosen, entry, where) if described is None else facts_of_built(described)
+    check_weights(file, model, tools.say)
+    check_built(file, described)
+    _check_tokenizer(file, described, beside)
+    if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
+        what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
+        raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
+    files = source.lock(chosen, keep=asked.ship == "in_image")
+    hashed = [SourceFile(one.path, one.size, one.sha256) for one in files]
+    compiled = lock_compiled(source, hashed, where)
     return WeightsLock(asked.source, source.revision or asked.revision or "", files, model, compiled)
+
+
+def _lock_tokenizer(
+    file: SpecFile, asked: WeightsSpec, weights: Sequence[SourceFile], tools: Tools
+) -> WeightsLock | None:
+    """The lock of what is taken of `weights.tokenizer`, beside these weights; None where it is not asked for."""
+    if asked.tokenizer is None:
+        return None
+    where = file.where("weights", "tokenizer")
+    with at(where), _origin(asked.tokenizer, asked.tokenizer_revision, file, tools) as source:
+        listed = source.inventory()
+        own = {one.path for one in weights}
+        # What the weights bring themselves of these is theirs.
+        further = {_ENDS, *asked.trusted_code} - own
+        chosen = [one for one in listed if one.path in TOKENIZER_FILES or one.path in further]
+        _check_taken([one.path for one in listed], own, where)
+        _raise(check_names((*weights, *chosen), where=where))
+        _raise(_code(source, chosen, file, asked, where))
+        files = source.lock(chosen, keep=asked.ship == "in_image")
+    return WeightsLock(asked.tokenizer, source.revision or asked.tokenizer_revision or "", files)
+
+
+def _check_taken(paths: Sequence[str], own: Collection[str], where: str) -> None:
+    """A tokenizer's source with these paths must have one, and none of its files may be among the weights' `own`."""
+    there = [name for name in TOKENIZER_FILES if name in paths]
+    if not there:
+        within = sorted({path.rpartition("/")[0] for path in paths if path.endswith("/tokenizer.json")})
+        named = ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+        what = f"there is no tokenizer: none of {', '.join(TOKENIZER_FILES)}; there is {named or 'nothing'}"
+        mend = (
+            f"name the folder within: {', '.join(within[:_NAMED])}" if within else "name the source of the model's own"
+        )
+        raise SpecError(what, where=where, mend=mend)
+    if both := [name for name in there if name in own]:
+        what = f"the weights have {' and '.join(both)} of their own"
+        raise SpecError(
+            what, where=where, mend="remove `weights.tokenizer`, or leave theirs out with `weights.include`"
+        )
+
+
+def _check_tokenizer(file: SpecFile, described: Mapping[str, Any] | None, beside: Sequence[WeightsFile]) -> None:
+    """A tokenizer from elsewhere must be the one that a compiled engine was described with."""
+    build = None if described is None else parse_build(described)
+    found = {one.path: one.sha256 for one in beside if one.path in _DESCRIBED}
+    if build is None or build.tokenizer_sha256 is None or not found or build.tokenizer_sha256 in found.values():
+        return
+    path, sha256 = min(found.items())
+    what = (
+        f"{path} has the sha256 {sha256[:12]}, and {FILE} says that the compiled model's tokenizer has "
+        f"{build.tokenizer_sha256[:12]}"
+    )
+    model = build.source_model
+    whose = f" ({model.repo} at {model.revision})" if model else ""
+    mend = f"name the source of the model that was compiled{whose}, or its revision in `weights.tokenizer_revision`"
+    raise SpecError(what, where=file.where("weights", "tokenizer"), mend=mend)
 
 
 def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
@@ -74,7 +183,7 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
     for number, adapter in enumerate(asked.adapters if asked else ()):
         where = file.where("weights", "adapters", number, "source")
         keep = asked is not None and asked.ship == "in_image"
-        with at(where), _origin(adapter, file, tools) as source:
+        with at(where), _origin(adapter.source, adapter.revision, file, tools) as source:
             chosen = [one for one in source.inventory() if one.path in ADAPTER_FILES]
             lacking = [name for name in ADAPTER_FILES if name not in {one.path for one in chosen}]
             if lacking:
@@ -86,8 +195,8 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
     return locked
 
 
-def _origin(asked: WeightsSpec | AdapterSpec, file: SpecFile, tools: Tools) -> Origin:
-    return Origin(open_locked(asked.source, asked.revision or "", folder=file.folder), tools)
+def _origin(address: str, revision: str | None, file: SpecFile, tools: Tools) -> Origin:
+    return Origin(open_locked(address, revision or "", folder=file.folder), tools)
 
 
 def _model(source: Source, files: Sequence[SourceFile], entry: str, where: str) -> ModelFacts:
@@ -131,6 +240,9 @@ def _options(file: SpecFile, asked: WeightsSpec) -> list[Problem]:
         what = f"the engine {recipe.engine} opens the whole folder, not one file of it"
         mend = "remove `weights.file`; a folder within goes into `weights.source`"
         found.append(Problem(what, file.where("weights", "file"), mend))
+    if asked.tokenizer is not None and not recipe.folder:
+        what = f"the engine {recipe.engine} opens one file, which has its own tokenizer"
+        found.append(Problem(what, file.where("weights", "tokenizer"), "remove `weights.tokenizer`"))
     if asked.adapters and not recipe.adapters:
         can = ", ".join(one.engine for one in RECIPES.values() if one.adapters)
         what = f"the engine {recipe.engine} serves no LoRA adapters"
@@ -146,9 +258,9 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def _code(source: Source, files: Sequence[SourceFile], file: SpecFile, asked: WeightsSpec) -> list[Problem]:
+def _code(source: Source, files: Sequence[SourceFile], file: SpecFile, asked: WeightsSpec, where: str) -> list[Problem]:
     """Files that run code when they are opened, and configurations that name code to run."""
-    recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
+    recipe = RECIPES[file.spec.engine.kind]
     trusted = asked.trusted_code if recipe.own_code else None
     found = [*refuse(files, where=where, data_files=recipe.data_files, trusted=trusted)]
     for one in files:
@@ -172,31 +284,34 @@ def _trusted(file: SpecFile, asked: WeightsSpec, files: Sequence[WeightsFile]) -
     return found
 
 
-def _check_entry(file: SpecFile, asked: WeightsSpec, source: Source, files: Sequence[SourceFile]) -> None:
-    """The engine must know what to open, and be able to."""
+def _check_entry(
+    file: SpecFile, asked: WeightsSpec, source: Source, files: Sequence[SourceFile], paths: Sequence[str]
+) -> None:
+    """The engine must know what to open of `paths`, and be able to; `files` are those of the weights."""
     if RECIPES[file.spec.engine.kind].folder:
-        _check_folder(file, source, files)
+        _check_folder(file, source, files, paths)
     else:
-        _check_file(file, asked.file, [one.path for one in files])
+        _check_file(file, asked.file, paths)
 
 
-def _check_folder(file: SpecFile, source: Source, files: Sequence[SourceFile]) -> None:
+def _check_folder(file: SpecFile, source: Source, files: Sequence[SourceFile], paths: Sequence[str]) -> None:
     recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
-    paths = [one.path for one in files]
     lacking = recipe.lacking(paths)
     if not lacking:
         return
     kinds = [f"a {need} file" if need.startswith(".") else need for need in recipe.weights]
     none = [f"{need} file" if need.startswith(".") else need for need in lacking]
     within = sorted({path.rpartition("/")[0] for path in paths if path.rpartition("/")[2] == recipe.weights[0]} - {""})
-    mend = "choose another source, or another engine"
-    if within:
-        mend = f"name the folder within: {', '.join(within[:5])}"
+    mend, who = "choose another source, or another engine", "these weights"
+    if file.spec.weights is not None and file.spec.weights.tokenizer is not None:
+        who = "weights and tokenizer"
+    if set(lacking) <= set(TOKENIZER_FILES):
+        mend = "name a source that has it in `weights.tokenizer`"
+    elif within:
+        mend = f"name the folder within: {', '.join(within[:_NAMED])}"
     elif set(_model(source, files, "", where).architectures) & set(recipe.converts):
         mend = f"convert them first: `{recipe.converter}`"
-    what = (
-        f"the engine {recipe.engine} opens a folder with {_and(kinds)}; these weights have no {' and no '.join(none)}"
-    )
+    what = f"the engine {recipe.engine} opens a folder with {_and(kinds)}; {who} have no {' and no '.join(none)}"
     raise SpecError(what, where=where, mend=mend)
 
 
@@ -224,7 +339,7 @@ def _check_file(file: SpecFile, chosen: str | None, paths: Sequence[str]) -> Non
     if not fitting:
         what = f"the engine {recipe.engine} opens {kinds}, and the weights have none"
         raise SpecError(what, where=where, mend="choose another source, or another engine")
-    choice = f"one of: {', '.join(fitting[:5])}"
+    choice = f"one of: {', '.join(fitting[:_NAMED])}"
     if entry is None:
         what = f"the engine {recipe.engine} opens one file, and {len(fitting)} of the weights are {kinds}"
         raise SpecError(what, where=where, mend=f"say which in `weights.file`, {choice}")

@@ -34,7 +34,6 @@ from ..manifest import (
 from ..recipes import RECIPES
 from ..spec.image import LayoutBase, RegistryBase
 from ..spec.model import ModelSpec
-from ..weights.load import ADAPTERS_FOLDER
 from ..weights.policy import check_names
 from . import text, triton
 
@@ -79,8 +78,8 @@ class Ingredients:
 
 def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> PackagePlan:
     """The package of `spec` under `lock`. Raises PackageError for a lock whose weights have names that cannot be."""
-    _check_names(lock)
     manifest = make_manifest(spec, lock, ingredients.version)
+    _check_names(manifest)
     files: dict[str, bytes] = {
         **ingredients.templates,
         **{f"{RUNTIME}/{path}": data for path, data in ingredients.runtime.items()},
@@ -97,16 +96,16 @@ def plan_package(spec: ModelSpec, lock: Lock, ingredients: Ingredients) -> Packa
         files |= triton.repository(manifest)
     if ingredients.chat_template is not None:
         files[CHAT_TEMPLATE] = ingredients.chat_template
-    shipped = (*shipped_weights(manifest), *shipped_adapters(manifest))
-    weights = tuple(PlannedWeights(f"{DATA}/{file.path}", file) for file in shipped)
+    shipped = shipped_files(manifest)
+    weights = tuple(PlannedWeights(f"{DATA}/{file.path}", file) for files in shipped.values() for file in files)
     files[LISTING] = listing({path: sha256_hex(data) for path, data in files.items()}, weights)
     return PackagePlan(spec.name, dict(sorted(files.items())), weights)
 
 
-def _check_names(lock: Lock) -> None:
-    """They become paths of the package, and the lock is a file that anyone can have written."""
-    weights = [*([lock.weights] if lock.weights else []), *lock.adapters.values()]
-    if problems := [problem for one in weights for problem in check_names(one.files, where=LOCK_NAME)]:
+def _check_names(manifest: Manifest) -> None:
+    """They become paths of the package, and the lock that they are from is a file that anyone can have written."""
+    folders = [[file for part in parts for file in part.files] for parts in manifest.folders().values()]
+    if problems := [problem for files in folders for problem in check_names(files, where=LOCK_NAME)]:
         raise PackageError.collect(problems)
 
 
@@ -122,6 +121,7 @@ def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
         serving=ServingManifest(**spec.serving.model_dump()),
         chat_template=PurePosixPath(CHAT_TEMPLATE).name if template else None,
         image=_image(spec),
+        tokenizer=None if lock.tokenizer is None else _locked(spec, lock.tokenizer, "."),
         adapters={name: _locked(spec, one, ".") for name, one in sorted(lock.adapters.items())},
     )
 
@@ -144,7 +144,7 @@ def _image(spec: ModelSpec) -> ImageManifest:
 def _weights(spec: ModelSpec, lock: Lock) -> WeightsManifest | None:
     if spec.weights is None or lock.weights is None:
         return None
-    paths = [file.path for file in lock.weights.files]
+    paths = [file.path for one in (lock.weights, lock.tokenizer) if one is not None for file in one.files]
     entry = RECIPES[spec.engine.kind].entry(paths, spec.weights.file) or "."
     return replace(_locked(spec, lock.weights, entry), trusted_code=tuple(sorted(spec.weights.trusted_code)))
 
@@ -154,19 +154,18 @@ def _locked(spec: ModelSpec, lock: WeightsLock, entry: str) -> WeightsManifest:
     return WeightsManifest(lock.source, lock.revision, ship, entry, lock.files, compiled=lock.compiled)
 
 
-def shipped_weights(manifest: Manifest) -> tuple[WeightsFile, ...]:
-    """The files of the weights that the package holds, by their path below `data/`."""
-    return manifest.weights.files if manifest.weights and manifest.weights.ship == "in_image" else ()
-
-
-def shipped_adapters(manifest: Manifest) -> tuple[WeightsFile, ...]:
-    """The files of LoRA adapters that the package holds, by their path below `data/`."""
-    return tuple(
-        replace(file, path=f"{ADAPTERS_FOLDER}/{name}/{file.path}")
-        for name, adapter in manifest.adapters.items()
-        if adapter.ship == "in_image"
-        for file in adapter.files
-    )
+def shipped_files(manifest: Manifest) -> Mapping[str, tuple[WeightsFile, ...]]:
+    """The files that the package holds, by their path below `data/`: those of `weights`, the tokenizer's among them, and
+    those of `adapters`.
+    """
+    found: dict[str, tuple[WeightsFile, ...]] = {"weights": (), "adapters": ()}
+    for folder, parts in manifest.folders().items():
+        files = (file for part in parts if part.ship == "in_image" for file in part.files)
+        if folder:
+            found["adapters"] += tuple(replace(file, path=f"{folder}/{file.path}") for file in files)
+        else:
+            found["weights"] += tuple(files)
+    return found
 
 
 def listing(digests: Mapping[str, str], weights: tuple[PlannedWeights, ...]) -> bytes:

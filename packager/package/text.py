@@ -7,7 +7,7 @@ import json
 import re
 
 from ..lock.lockfile import Lock
-from ..manifest import Manifest
+from ..manifest import Manifest, WeightsManifest
 from ..recipes import RECIPES
 from ..spec.model import ModelSpec
 from . import triton
@@ -87,15 +87,23 @@ def _loading(manifest: Manifest) -> str:
     weights = manifest.weights
     if weights is None or weights.ship != "on_load":
         return ""
-    scheme = weights.source.partition("://")[0]
-    login = f"; a login, where one is needed: {_CREDENTIALS[scheme]}" if scheme in _CREDENTIALS else ""
-    revision = f" at {weights.revision}" if weights.revision else ""
+    tokenizer = manifest.tokenizer
+    schemes = {one.source.partition("://")[0] for one in (weights, tokenizer) if one is not None}
+    logins = " or ".join(_CREDENTIALS[scheme] for scheme in sorted(schemes & _CREDENTIALS.keys()))
+    login = f"; a login, where one is needed: {logins}" if logins else ""
+    origins = f"its weights from {_origin(weights)}"
+    if tokenizer is not None:
+        origins += f"\nand their tokenizer from {_origin(tokenizer)}"
     return f"""
-When it starts it fetches its weights from {weights.source}{revision} into PACKAGER_CACHE,
+When it starts it fetches {origins} into PACKAGER_CACHE,
 verifies them, and finds them there the next time{login}. To fetch without starting:
 
     PYTHONPATH=packages python -m packager_runtime.fetch .
 """
+
+
+def _origin(weights: WeightsManifest) -> str:
+    return f"{weights.source} at {weights.revision}" if weights.revision else weights.source
 
 
 _HERE = """\
@@ -150,6 +158,8 @@ def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
     )
     adapters = f" LoRA adapters, each by its name: {', '.join(manifest.adapters)}." if manifest.adapters else ""
     size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
+    if manifest.tokenizer is not None:
+        size += f"; their tokenizer from {_origin(manifest.tokenizer)}"
     return f"""\
 # {spec.name}
 

@@ -141,8 +141,9 @@ Revision = Annotated[
 
 
 def check_revision(revision: str | None, info: ValidationInfo) -> str | None:
-    """`revision` itself; refused where the source beside it has none."""
-    source = info.data.get("source")
+    """`revision` itself, or another field like it; refused where the source that it is of has none."""
+    of = "tokenizer" if info.field_name == "tokenizer_revision" else "source"
+    source = info.data.get(of)
     if revision is not None and source is not None and not source.startswith("hf://"):
         what = f"is for hf:// alone: {source.partition('://')[0]}:// has no revisions"
         raise problem(what, "remove it: the lock pins every file by its sha256")

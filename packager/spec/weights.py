@@ -34,6 +34,11 @@ class WeightsSpec(Strict):
     starts at the spec's folder; the text after `file://` is taken as it stands (no % escapes)."""
     revision: Revision | None = None
     """Branch, tag or commit of an `hf://` source; without it the newest. The lock pins the commit."""
+    tokenizer: Address | None = None
+    """Where the tokenizer is, for weights that have none (a compiled engine, a merged model): an address as in `source`,
+    of which only the tokenizer's files are taken. They stand beside the weights, for engines that open a folder."""
+    tokenizer_revision: Revision | None = None
+    """Branch, tag or commit of an `hf://` tokenizer; without it the newest. The lock pins the commit."""
     file: RelativePath | None = None
     """The file the engine opens, when the source is a folder with several (llama_cpp). Engines that open a whole
     folder (transformers, vllm, ctranslate2) take none: for a folder within, name it in `source`."""
@@ -50,7 +55,16 @@ class WeightsSpec(Strict):
     """`in_image` puts the weights into the package and the image; `on_load` fetches them, verified against the lock,
     when the container starts (a `file://` source is then an absolute path that the container mounts)."""
 
-    _revision_fits = field_validator("revision", mode="after")(check_revision)
+    _revision_fits = field_validator("revision", "tokenizer_revision", mode="after")(check_revision)
+
+    @field_validator("tokenizer_revision", mode="after")
+    @classmethod
+    def _is_of_a_tokenizer(cls, revision: str | None, info: ValidationInfo) -> str | None:
+        if revision is not None and info.data.get("tokenizer", "") is None:  # absent where it is wrong itself
+            raise problem(
+                "is the revision of a tokenizer that is not named", "name it in `weights.tokenizer`, or remove this"
+            )
+        return revision
 
     @field_validator("adapters", mode="after")
     @classmethod
@@ -65,10 +79,16 @@ class WeightsSpec(Strict):
     @field_validator("ship", mode="after")
     @classmethod
     def _ship_fits_sources(cls, ship: str, info: ValidationInfo) -> str:
-        sources = [info.data.get("source"), *(adapter.source for adapter in info.data.get("adapters") or ())]
-        for source in sources:
+        adapters = info.data.get("adapters") or ()
+        for source in (info.data.get("source"), info.data.get("tokenizer"), *(one.source for one in adapters)):
             relative = source is not None and source.startswith("file://") and not source.startswith("file:///")
             if ship == "on_load" and relative:
                 what = f"cannot be on_load: the container cannot find {quoted(source)} relative to a spec"
                 raise problem(what, "write `ship: in_image`, or an absolute file:///PATH that the container mounts")
         return ship
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address that files are taken from."""
+        tokenizer = () if self.tokenizer is None else (self.tokenizer,)
+        return (self.source, *tokenizer, *(adapter.source for adapter in self.adapters))

@@ -33,7 +33,10 @@ def collect(what: Path, store: Store, on_bytes: OnBytes | None = None) -> tuple[
 
 
 def _of_package(package: Path, store: Store, on_bytes: OnBytes | None) -> tuple[LocalFile, ...]:
-    """The package's weights, wherever it has them; each must still be what its manifest says."""
+    """The package's weights, wherever it has them; each must still be what its manifest says.
+
+    A tokenizer from elsewhere and LoRA adapters have sources of their own, and are not among them.
+    """
     weights = read_manifest(package).weights
     if weights is None:
         mend = "name a folder of weights, or a package of an engine that has some"

@@ -98,7 +98,7 @@ def leased(store: Store, holder: str, files: Mapping[str, str] | None) -> Iterat
 
 def names_of(manifest: Manifest) -> dict[str, str]:
     """What `load()` of a package takes from the store: where each file is from, by its hex sha256."""
-    parts = [one for one in (manifest.weights, *manifest.adapters.values()) if one is not None]
+    parts = (part for parts in manifest.folders().values() for part in parts)
     return {file.sha256: _name(part, file.path) for part in parts if part.ship == "on_load" for file in part.files}
 
 

@@ -7,7 +7,7 @@ while its size, inode and times stay as they were.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from typing import TypeVar
 from .. import environ
 from ..digest import canonical_json, sha256_hex
 from ..errors import FetchError, IntegrityError, LoadError, PackageError
-from ..manifest import Manifest, WeightsFile, WeightsManifest
+from ..manifest import ADAPTERS_FOLDER, Manifest, WeightsFile, WeightsManifest
 from ..store import Store, unreadable
 from .fetch import Wanted, disk_error, fetch_files
 from .identity import Intact, OnBytes, file_digest
@@ -28,65 +28,80 @@ Found = TypeVar("Found")
 DATA_FOLDER = "data"
 """Where a package that ships its weights keeps them; Truss copies the same folder."""
 
-ADAPTERS_FOLDER = "adapters"
-"""Where LoRA adapters are kept below DATA_FOLDER, each in a folder of its name."""
-
 
 def ensure_weights(manifest: Manifest, package: Path, store: Store, *, watch: Watch = SILENT) -> Path:
-    """The folder that holds the manifest's weights, every file verified. Blocks.
+    """The folder that holds the manifest's weights, and its tokenizer among them, every file verified. Blocks.
 
     Returns `package` itself for an engine without weights. Raises LoadError when a file is missing or cannot be had,
     FetchError when it would have to be fetched and PACKAGER_OFFLINE forbids it, IntegrityError when bytes differ from
     the manifest.
     """
-    if manifest.weights is None:
-        return package
-    return _ensure(manifest.weights, package / DATA_FOLDER, store, watch)
+    parts = manifest.folders().get("")
+    return package if parts is None else _ensure(parts, package / DATA_FOLDER, store, watch)
 
 
 def ensure_adapters(manifest: Manifest, package: Path, store: Store, *, watch: Watch = SILENT) -> dict[str, Path]:
     """The folder of each LoRA adapter by name, every file verified. Blocks; raises as `ensure_weights` does."""
     folder = package / DATA_FOLDER / ADAPTERS_FOLDER
-    return {name: _ensure(one, folder / name, store, watch) for name, one in manifest.adapters.items()}
+    return {name: _ensure((one,), folder / name, store, watch) for name, one in manifest.adapters.items()}
 
 
-def fetch_weights(weights: WeightsManifest, store: Store, watch: Watch = SILENT) -> int:
-    """Bring every file of `weights` that is not there, intact, into the store. Gives the bytes that were transferred."""
+def fetch_weights(parts: Sequence[WeightsManifest], store: Store, watch: Watch = SILENT) -> int:
+    """Bring every file of one folder's `parts` that is not there, intact, into the store.
+
+    Gives the bytes that were transferred.
+    """
     watch.phase("resolve")
-    if problems := check_names(weights.files):
+    files = _files(parts)
+    if problems := check_names(files):
         raise PackageError.collect(problems)
     watch.phase("verify")
-    intact = Intact(weights.files, store)
+    intact = Intact(files, store)
     try:
-        missing = _missing(weights.files, intact, watch)
+        missing = _missing(files, intact, watch)
     except OSError as error:
         raise unreadable(error, store.root) from error
     if not missing:
         intact.remember()
         return 0
-    source = open_locked(weights.source, weights.revision)
-    if environ.OFFLINE.get() == "1" and not source.uri.startswith("file://"):
-        named = ", ".join(file.path for file in missing[:3]) + (" ..." if len(missing) > 3 else "")
-        what = f"{len(missing)} of {len(weights.files)} files are not in the store, and PACKAGER_OFFLINE=1: {named}"
+    wanted = _wanted(parts, {file.path for file in missing})
+    remote = [one.file.path for one in wanted if not one.source.uri.startswith("file://")]
+    if environ.OFFLINE.get() == "1" and remote:
+        named = ", ".join(remote[:3]) + (" ..." if len(remote) > 3 else "")
+        what = f"{len(remote)} of {len(files)} files are not in the store, and PACKAGER_OFFLINE=1: {named}"
         mend = "fill the store with `packager fetch` where there is a network, and bring it here"
         raise FetchError(what, where=str(store.root), mend=mend)
     watch.phase("download")
-    fetched = fetch_files([Wanted(file, source) for file in missing], store, watch)
+    fetched = fetch_files(wanted, store, watch)
     intact.remember()
     return fetched
 
 
-def _ensure(weights: WeightsManifest, root: Path, store: Store, watch: Watch) -> Path:
-    """The folder with all of `weights`: `root` when they ship in the package, else one in the store."""
-    if weights.ship == "in_image":
+def _files(parts: Sequence[WeightsManifest]) -> tuple[WeightsFile, ...]:
+    return tuple(file for part in parts for file in part.files)
+
+
+def _wanted(parts: Sequence[WeightsManifest], missing: Collection[str]) -> list[Wanted]:
+    """The files at these paths, each with the source of its part."""
+    found: list[Wanted] = []
+    for part in parts:
+        lacking = [file for file in part.files if file.path in missing]
+        if lacking:
+            source = open_locked(part.source, part.revision)
+            found += [Wanted(file, source) for file in lacking]
+    return found
+
+
+def _ensure(parts: Sequence[WeightsManifest], root: Path, store: Store, watch: Watch) -> Path:
+    """The folder with all files of `parts`: `root` when they ship in the package, else one in the store."""
+    if parts[0].ship == "in_image":
         watch.phase("verify")
-        checks = Checks(watch, weights.files)
-        _each(
-            lambda file: checks.run(file, lambda told: verify_file(root / file.path, file, store, told)), weights.files
-        )
+        files = _files(parts)
+        checks = Checks(watch, files)
+        _each(lambda file: checks.run(file, lambda told: verify_file(root / file.path, file, store, told)), files)
         return root
-    fetch_weights(weights, store, watch)
-    return lay_out(weights, store)
+    fetch_weights(parts, store, watch)
+    return lay_out(parts, store)
 
 
 def _missing(files: Sequence[WeightsFile], intact: Intact, watch: Watch) -> list[WeightsFile]:
@@ -120,12 +135,13 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
         raise _differs(path, f"sha256 {found[:12]}, the manifest says {file.sha256[:12]}")
 
 
-def lay_out(weights: WeightsManifest, store: Store) -> Path:
-    """A folder with the files under their own names, as links into the store; made once, atomically.
+def lay_out(parts: Sequence[WeightsManifest], store: Store) -> Path:
+    """A folder with the files of `parts` under their own names, as links into the store; made once, atomically.
 
     A store that cannot be written and has no such folder yet gets it beside the process's temporary files.
     """
-    identity = sha256_hex(canonical_json([[file.path, file.sha256] for file in weights.files]))
+    files = _files(parts)
+    identity = sha256_hex(canonical_json([[file.path, file.sha256] for file in files]))
     final = store.root / "trees" / identity
     if final.is_dir():
         return final
@@ -135,7 +151,7 @@ def lay_out(weights: WeightsManifest, store: Store) -> Path:
     except OSError:
         staging = final = Path(tempfile.mkdtemp(prefix="packager-weights-"))
     try:
-        for file in weights.files:
+        for file in files:
             link = staging / file.path
             link.parent.mkdir(parents=True, exist_ok=True)
             # Relative where both lie in the store: it may be mounted elsewhere next time.

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from fakes.hub import Hub
 from fakes.packages import make_package
 from fakes.s3 import FakeS3
 
+from packager.manifest import MANIFEST_PATH, WeightsFile, WeightsManifest, read_manifest
 from packager.weights.schemes import open_source
 
 
@@ -35,6 +37,22 @@ def test_what_of_a_package_stays_is_said(folder: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path / "hello", weights=folder, adapters={"pirate": folder})
     done = packager("upload", package, "file://there", cwd=tmp_path, cache=tmp_path / "cache")
     assert "the package's LoRA adapters stay here (pirate)" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_tokenizer_from_elsewhere_is_named_and_not_sent(folder: Path, tmp_path: Path) -> None:
+    package = make_package(tmp_path / "hello", weights=folder)
+    manifest = read_manifest(package)
+    tokenizer = WeightsManifest("hf://ada/m", "c0ffee", "in_image", ".", (WeightsFile("tokenizer.json", 2, "a" * 64),))
+    (package / MANIFEST_PATH).write_bytes(replace(manifest, tokenizer=tokenizer).to_bytes())
+    done = packager("upload", package, "file://there", cwd=tmp_path, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["weights"] == {
+        "source": f"file://{tmp_path}/there",
+        "tokenizer": "hf://ada/m",
+        "tokenizer_revision": "c0ffee",
+    }
+    assert "the package's tokenizer stays where it is: hf://ada/m" in done.stderr
     assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["config.json", "model.safetensors"]
 
 

@@ -1,5 +1,6 @@
 """Folders as TensorRT-LLM 1.2 writes them (without an engine in them), and the software that is to have written them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,3 +108,13 @@ def description(world_size: int = 1) -> dict[str, Any]:
         "tokenizer_sha256": "b" * 64,
         "files": {"config.json": {"sha256": "c" * 64, "size": 10}, **ranks},
     }
+
+
+def describe_engine(folder: Path, **changed: Any) -> None:
+    """Write the engine.json that fits the folder's files, but for what is `changed`."""
+    files = {
+        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+        for path in folder.iterdir()
+        if path.name != "engine.json"
+    }
+    (folder / "engine.json").write_text(json.dumps({**description(), "files": files, **changed}))

@@ -57,13 +57,17 @@ def make_wheels() -> tuple[Wheel, ...]:
 
 
 def make_lock(spec: ModelSpec, **fields: Any) -> Lock:
-    """The lock of `spec`; weights and adapters are two files each, one of the weights' large."""
+    """The lock of `spec`; weights, tokenizer and adapters are two files each, one of the weights' large."""
     weights = None
     if spec.weights is not None:
         names = ("config.json", "model.safetensors") if spec.engine.kind == "vllm" else ("tokenizer.json", "model.gguf")
         small, large = WeightsFile(names[0], 12, "b" * 64), WeightsFile(names[1], 70_000_000, "a" * 64)
         files = tuple(sorted((small, large), key=lambda file: file.path))
         weights = WeightsLock(spec.weights.source, "", files)
+    tokenizer = None
+    if spec.weights is not None and spec.weights.tokenizer is not None:
+        files = (WeightsFile("tokenizer.json", 20, "c" * 64), WeightsFile("tokenizer_config.json", 30, "d" * 64))
+        tokenizer = WeightsLock(spec.weights.tokenizer, "c0ffee", files)
     adapter = (
         WeightsFile("adapter_config.json", 10, "e" * 64),
         WeightsFile("adapter_model.safetensors", 1_000_000, "f" * 64),
@@ -77,6 +81,7 @@ def make_lock(spec: ModelSpec, **fields: Any) -> Lock:
         "contests": (Contest("etc/shared.txt", "beta", ("alpha",)),),
         "requirements": ("alpha==1.0 \\", "    --hash=sha256:" + "c" * 64),
         "weights": weights,
+        "tokenizer": tokenizer,
         "adapters": {
             one.name: WeightsLock(one.source, "", adapter) for one in (spec.weights.adapters if spec.weights else ())
         },

@@ -160,7 +160,7 @@ def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     final.parent.symlink_to(final.parent)  # a folder that cannot be entered, whoever asks: it leads to itself
     weights = WeightsManifest("file:///nowhere", "", "on_load", ".", (locked("a", data),))
     with pytest.raises(LoadError, match="the store cannot be read: Too many levels of symbolic links"):
-        fetch_weights(weights, Store(tmp_path))
+        fetch_weights((weights,), Store(tmp_path))
 
 
 def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
@@ -168,4 +168,4 @@ def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
     store.write_text("no folder")
     weights = WeightsManifest("file:///nowhere", "", "on_load", ".", (locked("a", b"weights"),))
     with pytest.raises(LoadError, match="the store cannot be written"):
-        fetch_weights(weights, Store(store))
+        fetch_weights((weights,), Store(store))

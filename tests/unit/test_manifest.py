@@ -3,7 +3,7 @@
 import json
 import random
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -32,6 +32,7 @@ WHOLE = Manifest(
     "chat_template.jinja",
     ImageManifest("registry.example.com/base:1", {"A": "ä"}, {"b": "c"}),
 )
+TOKENIZER = WeightsManifest("hf://a/b", "c0ffee", "in_image", ".", (WeightsFile("tokenizer.json", 2, "b" * 64),))
 
 
 def place(tmp_path, data: bytes):
@@ -41,7 +42,9 @@ def place(tmp_path, data: bytes):
     return tmp_path
 
 
-@pytest.mark.parametrize("manifest", [ECHO, WHOLE])
+@pytest.mark.parametrize(
+    "manifest", [ECHO, WHOLE, replace(WHOLE, tokenizer=TOKENIZER), replace(WHOLE, adapters={"tuned": WEIGHTS})]
+)
 def test_round_trip(tmp_path, manifest):
     data = manifest.to_bytes()
     found = read_manifest(place(tmp_path, data))
@@ -49,9 +52,21 @@ def test_round_trip(tmp_path, manifest):
     assert found.to_bytes() == data
 
 
+def test_what_stands_in_which_folder():
+    """The tokenizer's files stand among the weights, each adapter's alone."""
+    manifest = replace(WHOLE, tokenizer=TOKENIZER, adapters={"one": WEIGHTS, "two": TOKENIZER})
+    assert manifest.folders() == {
+        "": (WEIGHTS, TOKENIZER),
+        "adapters/one": (WEIGHTS,),
+        "adapters/two": (TOKENIZER,),
+    }
+    assert WHOLE.folders() == {"": (WEIGHTS,)}
+    assert ECHO.folders() == {}
+
+
 def test_it_is_readable():
     text = WHOLE.to_bytes().decode()
-    assert text.startswith('{\n  "format": 3,\n  "name": "hello",\n')
+    assert text.startswith('{\n  "format": 4,\n  "name": "hello",\n')
     assert '"A": "ä"' in text
 
 
@@ -66,9 +81,9 @@ def test_no_json(tmp_path):
         read_manifest(place(tmp_path, b"{"))
 
 
-@pytest.mark.parametrize("value", [None, [], "x", {}, {"format": 1}, {"format": "2"}])
+@pytest.mark.parametrize("value", [None, [], "x", {}, {"format": 3}, {"format": "2"}])
 def test_another_format(value):
-    with pytest.raises(PackageError, match="this runtime reads format 3"):
+    with pytest.raises(PackageError, match="this runtime reads format 4"):
         parse_manifest(value, where="x")
 
 

@@ -59,6 +59,12 @@ class TestLayers:
         files = ["adapters/tuned/adapter_config.json", "adapters/tuned/adapter_model.safetensors"]
         assert [file.path for file in plan.weights[-1].files] == files
 
+    def test_a_tokenizer_from_elsewhere_lies_among_the_weights(self):
+        plan = planned({**VLLM, "weights": {"source": "file://model", "tokenizer": "file://tokenizer"}})
+        assert [layer.title for layer in plan.weights] == ["weights model.safetensors", "weights, small files"]
+        files = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+        assert [file.path for file in plan.weights[-1].files] == files
+
     def test_small_weights_share_a_layer(self):
         spec = make_spec(**LLAMA)
         lock = make_lock(spec)

@@ -224,7 +224,7 @@ class TestLock:
 
     def test_an_engine_is_locked(self, spec, tmp_path, tools):
         self.write(tmp_path)
-        locked = lock_weights(spec(), tools)
+        locked, _ = lock_weights(spec(), tools)
         assert locked.compiled["gpu"]["sm"] == "8.0"
         assert locked.model.dtype == "bfloat16"
         assert {one.path for one in locked.files} == {"config.json", "engine.json", "rank0.engine", "tokenizer.json"}

@@ -74,6 +74,8 @@ HUB = {
         ({"adapters": [{"name": "tuned", "source": "hf://c/d", "revision": "v3"}]}, {"weights.adapters"}),
         ({"adapters": [{"name": "tuned", "source": "hf://c/d"}]}, {"weights.adapters"}),
         ({"ship": "on_load"}, set()),
+        ({"tokenizer": "hf://e/f"}, {"weights.tokenizer"}),
+        ({"tokenizer": "hf://e/f", "tokenizer_revision": "v1"}, {"weights.tokenizer", "weights.tokenizer_revision"}),
     ],
 )
 def test_revisions_are_locked(weights, fields):
@@ -99,6 +101,13 @@ def test_what_the_container_needs_to_load_from_there(source, adapter, ship, need
     assert any(one.startswith("botocore") for one in python_requirements(spec)) is needs
     other = make_spec(engine={"kind": "vllm"}, weights={"source": source, "adapters": adapters})
     assert {one.field for one in drifted(make_lock(other), spec)} == ({"packager.requirements"} if needs else set())
+
+
+def test_a_tokenizers_source_counts_too():
+    weights = {"source": "hf://a/b", "tokenizer": "s3://bucket/a", "ship": "on_load"}
+    assert any(
+        one.startswith("botocore") for one in python_requirements(make_spec(engine={"kind": "vllm"}, weights=weights))
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from packager.lock.lockfile import ImageBaseLock, parse_lock
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = {"weights": {"source": "file://model"}}
+TOKENIZER = {"engine": {"kind": "vllm"}, "weights": {"source": "file://model", "tokenizer": "hf://a/b"}}
 LOCKS = {
     "debian": make_lock(make_spec()),
     "weights": make_lock(make_spec(**WEIGHTS)),
     "adapters": make_lock(make_spec(**VLLM)),
+    "tokenizer": make_lock(make_spec(**TOKENIZER)),
     "registry": make_lock(make_spec(), base=ImageBaseLock("registry", "sha256:" + "d" * 64)),
     "layout": make_lock(make_spec(), base=ImageBaseLock("layout", "sha256:" + "e" * 64), wheels=(), contests=()),
     "base in the spec": make_lock(make_spec(image={"base": {"kind": "debian", "suite": "bookworm"}})),
@@ -58,7 +60,7 @@ def test_the_hash_seed_and_locale_do_not_count():
 
 def test_it_is_text_that_people_can_diff():
     text = LOCKS["weights"].to_bytes().decode()
-    assert text.startswith('{\n  "format": 3,\n  "layer_format": ')
+    assert text.startswith('{\n  "format": 4,\n  "layer_format": ')
     assert text.endswith("}\n")
     assert not any(line != line.rstrip() for line in text.splitlines())
 
@@ -70,14 +72,14 @@ def test_it_names_no_host_and_no_path_of_this_machine():
 
 
 def test_the_kind_of_base():
-    assert [lock.base.kind for lock in LOCKS.values()] == ["debian", "debian", "debian", "registry", "layout", "debian"]
+    assert [lock.base.kind for lock in LOCKS.values()] == [*["debian"] * 4, "registry", "layout", "debian"]
 
 
-@pytest.mark.parametrize("found", [0, 1, "one", None])
+@pytest.mark.parametrize("found", [0, 1, 3, "one", None])
 def test_another_format_is_refused_with_the_next_step(found):
     value = json.loads(LOCKS["debian"].to_bytes()) | {"format": found}
     shown = json.dumps(found)
-    with pytest.raises(LockError, match=f"has format {shown}; this packager reads format 3") as caught:
+    with pytest.raises(LockError, match=f"has format {shown}; this packager reads format 4") as caught:
         parse_lock(json.dumps(value).encode(), where="hello/packager.lock")
     (problem,) = caught.value.problems
     assert problem.where == "hello/packager.lock"

@@ -123,7 +123,8 @@ def remote(tmp_path, tools, weights="  source: hf://ada/model\n"):
     """A spec of weights elsewhere, and the lock of them as they are now."""
     (tmp_path / "packager.yaml").write_text(f"name: hello\nengine: {{kind: vllm}}\nweights:\n{weights}")
     file = load_spec(tmp_path)
-    return file, make_lock(file.spec, weights=lock_weights(file, tools), adapters=lock_adapters(file, tools))
+    locked, _ = lock_weights(file, tools)
+    return file, make_lock(file.spec, weights=locked, adapters=lock_adapters(file, tools))
 
 
 def has(tools, files):

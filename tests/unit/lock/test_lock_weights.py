@@ -11,7 +11,8 @@ from fakes.web import Status, Web
 
 from packager.digest import sha256_hex
 from packager.errors import IntegrityError, LoadError, SpecError
-from packager.lock.weights import lock_adapters, lock_weights
+from packager.lock.weights import lock_adapters
+from packager.lock.weights import lock_weights as lock_both
 from packager.manifest import WeightsFile
 from packager.spec.load import SpecFile, load_spec
 from packager.store import Store
@@ -33,6 +34,11 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 def spec(folder: Path, weights: str, engine: str = "vllm") -> SpecFile:
     (folder / "packager.yaml").write_text(f"name: hello\nengine: {{kind: {engine}}}\nweights:\n{weights}")
     return load_spec(folder)
+
+
+def lock_weights(file, tools):
+    """The weights alone: a tokenizer from elsewhere has tests of its own."""
+    return lock_both(file, tools)[0]
 
 
 def locked(files: dict[str, bytes]) -> tuple[WeightsFile, ...]:

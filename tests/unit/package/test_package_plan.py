@@ -229,6 +229,7 @@ ELSEWHERE = {
     },
     "hardware": {"gpu": "l4"},
 }
+TOKENIZER = (WeightsFile("tokenizer.json", 20, "c" * 64), WeightsFile("tokenizer_config.json", 30, "d" * 64))
 
 
 class TestWeightsFromElsewhere:
@@ -244,10 +245,34 @@ class TestWeightsFromElsewhere:
         )
         assert (manifest.adapters["tuned"].source, manifest.adapters["tuned"].ship) == ("s3://models/lora", "on_load")
 
-    @pytest.mark.parametrize("part", ["weights", "adapters"])
+    def test_a_tokenizer_from_elsewhere(self):
+        weights = ELSEWHERE["weights"] | {"tokenizer": "s3://models/t"}
+        spec = make_spec(**ELSEWHERE | {"weights": weights})
+        plan = planned(spec)
+        manifest = parse_manifest(json.loads(plan.files[MANIFEST_PATH]), where="manifest")
+        assert manifest.tokenizer == WeightsManifest("s3://models/t", "c0ffee", "on_load", ".", TOKENIZER)
+        readme = plan.files["README.md"].decode()
+        assert "its weights from hf://ada/model\nand their tokenizer from s3://models/t at c0ffee into" in readme
+        assert "a login, where one is needed: HF_TOKEN or AWS's usual variables and files" in readme
+
+    def test_a_tokenizer_stands_among_the_weights(self):
+        spec = make_spec(**VLLM | {"weights": {"source": "file://model", "tokenizer": "file://tokenizer"}})
+        plan = planned(spec)
+        paths = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        assert [one.path for one in plan.weights] == [f"data/{path}" for path in paths]
+        assert f"{'c' * 64}  data/tokenizer.json\n" in plan.files[LISTING].decode()
+        assert "their tokenizer from file://tokenizer at c0ffee" in plan.files["README.md"].decode()
+
+    def test_a_lock_in_which_both_have_a_file(self):
+        spec = make_spec(**VLLM | {"weights": {"source": "file://model", "tokenizer": "file://tokenizer"}})
+        twice = WeightsLock("file://tokenizer", "", (WeightsFile("config.json", 1, "a" * 64),))
+        with pytest.raises(PackageError, match=r"the weights list 'config\.json' twice"):
+            planned(spec, tokenizer=twice)
+
+    @pytest.mark.parametrize("part", ["weights", "tokenizer", "adapters"])
     def test_names_of_a_lock_that_somebody_else_wrote(self, part):
         spec = make_spec(**ELSEWHERE)
         bad = WeightsLock("hf://ada/model", "", (WeightsFile("../../service.py", 1, "a" * 64),))
         with pytest.raises(PackageError, match=r"unsafe path '\.\./\.\./service\.py'") as caught:
-            planned(spec, **{part: bad if part == "weights" else {"tuned": bad}})
+            planned(spec, **{part: {"tuned": bad} if part == "adapters" else bad})
         assert caught.value.problems[0].where == "packager.lock"

@@ -58,6 +58,8 @@ def test_defaults(folder):
         "weights": {
             "source": "file://m.gguf",
             "revision": None,
+            "tokenizer": None,
+            "tokenizer_revision": None,
             "file": None,
             "include": None,
             "chat_template": None,
@@ -298,6 +300,18 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         (VLLM.replace("file://m.gguf}", "'file:///m', adapters: [{name: a, source: file://a}], ship: on_load}"), [
             ("3:79 `weights.ship` cannot be on_load: the container cannot find 'file://a' relative to a spec | "
             "write `ship: in_image`, or an absolute file:///PATH that the container mounts")]),
+        (VLLM.replace("file://m.gguf}", "'file:///m', tokenizer: file://t, ship: on_load}"), [
+            ("3:59 `weights.ship` cannot be on_load: the container cannot find 'file://t' relative to a spec | "
+            "write `ship: in_image`, or an absolute file:///PATH that the container mounts")]),
+        (VLLM.replace("m.gguf}", "m, tokenizer: a/b, tokenizer_revision: main}"), [
+            ("3:40 `weights.tokenizer` must name its scheme, not just 'a/b' | "
+            "write hf://a/b for the hub's, or file://a/b for a folder")]),
+        (VLLM.replace("m.gguf}", "m, tokenizer: file://t, tokenizer_revision: main}"), [
+            ("3:70 `weights.tokenizer_revision` is for hf:// alone: file:// has no revisions | "
+            "remove it: the lock pins every file by its sha256")]),
+        (VLLM.replace("m.gguf}", "m, tokenizer_revision: main}"), [
+            ("3:49 `weights.tokenizer_revision` is the revision of a tokenizer that is not named | "
+            "name it in `weights.tokenizer`, or remove this")]),
         (VLLM.replace("m.gguf}", "m, trusted_code: {../x.py: AB, a.py: 12}}"), [
             "3:44 `weights.trusted_code.../x.py` must be a relative path with forward slashes and without `.` or `..` parts, not '../x.py' | ",
             "3:53 `weights.trusted_code.../x.py` must be a sha256 of 64 lower-case hexadecimal digits, not 'AB' | ",

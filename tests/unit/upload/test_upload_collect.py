@@ -10,7 +10,7 @@ from fakes.compiled import description, write_engine
 from fakes.packages import make_package
 
 from packager.errors import OutputError
-from packager.manifest import MANIFEST_PATH, read_manifest
+from packager.manifest import MANIFEST_PATH, WeightsFile, read_manifest
 from packager.store import Store
 from packager.upload.collect import collect
 
@@ -90,6 +90,15 @@ def test_a_package_gives_its_weights_and_not_its_code(tmp_path: Path, store: Sto
         "config.json": package / "data/config.json",
         "model.safetensors": package / "data/model.safetensors",
     }
+
+
+def test_a_tokenizer_from_elsewhere_stays_there(tmp_path: Path, store: Store) -> None:
+    package = make_package(tmp_path / "hello", weights=make_folder(tmp_path / "model", model__safetensors=b"abc"))
+    manifest = read_manifest(package)
+    assert manifest.weights is not None
+    tokenizer = replace(manifest.weights, files=(WeightsFile("tokenizer.json", 2, "a" * 64),))
+    (package / MANIFEST_PATH).write_bytes(replace(manifest, tokenizer=tokenizer).to_bytes())
+    assert [file.path for file in collect(package, store)] == ["model.safetensors"]
 
 
 def test_weights_that_are_not_what_was_packaged(tmp_path: Path, store: Store) -> None:

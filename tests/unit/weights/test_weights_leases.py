@@ -155,6 +155,11 @@ def test_names_have_no_signatures_and_no_files_that_ship_in_the_package(tmp_path
     shipped = replace(manifest, adapters={"lora": replace(manifest.weights, ship="in_image")})
     assert names_of(replace(shipped, weights=signed)) == {file.sha256: "https://example.com/m/a.bin"}
     assert names_of(replace(manifest, weights=None)) == {}
+    beside = replace(manifest.weights, source="hf://ada/model", files=(replace(file, path="t.json", sha256="b" * 64),))
+    assert names_of(replace(shipped, tokenizer=beside)) == {
+        file.sha256: f"file://{tmp_path}/source/a.bin",
+        "b" * 64: "hf://ada/model/t.json",
+    }
 
 
 @pytest.mark.parametrize("source", ["s3://models/hello/a.bin", "https://example.com/a.bin", "file:///models/a.bin"])

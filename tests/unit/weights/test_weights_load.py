@@ -9,7 +9,7 @@ import pytest
 from fakes.web import Web
 
 from packager.digest import sha256_hex
-from packager.errors import IntegrityError, LoadError
+from packager.errors import FetchError, IntegrityError, LoadError, PackageError
 from packager.manifest import EngineManifest, Manifest, ServingManifest, WeightsFile, WeightsManifest
 from packager.store import Store
 from packager.weights.identity import file_digest
@@ -118,6 +118,57 @@ class TestAdapters:
 
     def test_none(self, tmp_path, store):
         assert ensure_adapters(manifest("in_image"), tmp_path, store) == {}
+
+
+class TestTokenizer:
+    """A tokenizer from another source: its files stand among the weights, and are verified like them."""
+
+    OTHER: ClassVar = {"tokenizer.json": b"[]", "merges.txt": b"a b"}
+
+    def made(self, ship, source="w", other="t"):
+        tokenizer = manifest(ship, other, self.OTHER).weights
+        return replace(manifest(ship, source), tokenizer=tokenizer)
+
+    def test_in_the_package(self, tmp_path, store):
+        root = write(tmp_path / "data")
+        for name, data in self.OTHER.items():
+            (root / name).write_bytes(data)
+        assert ensure_weights(self.made("in_image"), tmp_path, store) == root
+        (root / "tokenizer.json").write_bytes(b"{}")
+        with pytest.raises(IntegrityError, match="not what was packaged"):
+            ensure_weights(self.made("in_image"), tmp_path, store)
+
+    def test_from_two_places_into_one_folder(self, tmp_path, source, store):
+        with Web(self.OTHER) as web:
+            made = self.made("on_load", source)
+            made = replace(made, tokenizer=replace(made.tokenizer, source=f"{web.url}/"))
+            root = ensure_weights(made, tmp_path, store)
+            assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == {
+                *CONTENT,
+                *self.OTHER,
+            }
+            assert (root / "tokenizer.json").read_bytes() == b"[]"
+            assert {one.path for one in web.requests} == {"/tokenizer.json", "/merges.txt"}
+        assert ensure_weights(made, tmp_path, store) == root, "it is asked for once"
+
+    def test_one_that_is_nowhere(self, tmp_path, source, store):
+        with pytest.raises(LoadError):
+            ensure_weights(self.made("on_load", source, tmp_path / "none"), tmp_path, store)
+
+    def test_offline_what_lies_here_is_no_matter(self, tmp_path, source, store, monkeypatch):
+        made = self.made("on_load", source)
+        made = replace(made, tokenizer=replace(made.tokenizer, source="hf://ada/model"))
+        monkeypatch.setenv("PACKAGER_OFFLINE", "1")
+        with pytest.raises(
+            FetchError, match=r"2 of 5 files are not in the store, and .*: tokenizer\.json, merges\.txt"
+        ):
+            ensure_weights(made, tmp_path, store)
+
+    def test_a_manifest_in_which_both_have_a_file(self, tmp_path, source, store):
+        """No lock of ours says so; the manifest is a file that anyone can have written."""
+        twice = replace(manifest("on_load", source), tokenizer=manifest("on_load", source).weights)
+        with pytest.raises(PackageError, match=r"the weights list 'model\.gguf' twice"):
+            ensure_weights(twice, tmp_path, store)
 
 
 class TestMemo:
@@ -274,12 +325,12 @@ class TestWhatChangesWhileMoreComes:
         with Web(self.FILES) as web:
             weights = manifest("on_load", content=self.FILES).weights
             weights = replace(weights, source=f"{web.url}/")
-            fetch_weights(weights, store)
+            fetch_weights((weights,), store)
             store.path(sha256_hex(self.FILES["b"])).unlink()
             web.faults = lambda _: harm(store.path(sha256_hex(self.FILES["a"])))
-            fetch_weights(weights, store)
+            fetch_weights((weights,), store)
             web.faults = lambda _: None
-            fetch_weights(weights, store)
+            fetch_weights((weights,), store)
 
     def test_another_one_is_hashed_at_the_next_load(self, store):
         def harm(path):
