@@ -1,10 +1,14 @@
 """The engines under test. A new adapter is one Case here, and one function in direct.py.
 
 An engine runs where its library can be imported: each has an environment of its own (`make engines`), in
-which `make test` runs this folder. PACKAGER_TEST_ENGINE picks one of them.
+which `make test` runs this folder. PACKAGER_TEST_ENGINE picks one of them. A library that needs a GPU to be imported
+has a stand-in (tests/fakes/vendor), and runs with that beside the tests: what a stand-in cannot show is left out by
+name, and the reasons are printed.
 """
 
 import os
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 
 from fakes.engines import make_setup
 from fakes.models import write_model
+from fakes.standins import VENDOR, importable, write_compiled, write_hello, write_letters
 
 from packager.runtime.engine import Engine
 from packager.runtime.engines import open_engine
@@ -29,7 +34,8 @@ class Case:
     fakes.models, which `ctranslate2` gets converted (`NAME-int8`: to int8); `prequantized` is a saved NF4 model. `slow` are options that make it slow
     enough to be caught in the middle. `starts` is how often it is started and stopped in a row. With `whole` false
     it only runs the tests of text: one model of an engine proves the rest. `process` says that the engine has a
-    process of its own.
+    process of its own. `shows_not` are tests that a stand-in for the library says nothing of, each with the reason; it
+    is None for the library itself.
     """
 
     kind: str
@@ -41,23 +47,42 @@ class Case:
     whole: bool = True
     starts: int = 10
     process: bool = False
+    shows_not: Mapping[str, str] | None = None
 
     @property
     def id(self) -> str:
-        parts = (self.kind, self.weights, self.quantization if self.quantization != "none" else "")
+        quantization = self.quantization if self.quantization != "none" else ""
+        parts = (self.kind, self.options.get("backend"), self.weights, quantization)
         return "-".join(filter(None, parts))
 
     def open(self, root: Path, *, slow: bool = False) -> Engine:
         """The adapter, not started; `root` is where models are made, once a session."""
         weights = make_weights(self.weights, self.kind, root)
         options = self.options | (self.slow if slow else {})
-        return open_engine(self.kind, make_setup(weights, SLOTS, quantization=self.quantization, **options))
+        with nullcontext() if self.shows_not is None else importable():
+            return open_engine(self.kind, make_setup(weights, SLOTS, quantization=self.quantization, **options))
+
+    def environment(self, package: Path) -> dict[str, str]:
+        """What a process that serves `package` needs to find the library."""
+        return {} if self.shows_not is None else {"PYTHONPATH": f"{package / 'packages'}{os.pathsep}{VENDOR}"}
 
 
 _LLAMA_CPP = {"context_length": CONTEXT, "threads": 1}
 _CTRANSLATE2 = {"context_length": CONTEXT, "threads": 1}
 _TRANSFORMERS = {"threads": 1}
 _VLLM = {"context_length": CONTEXT, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
+_LMDEPLOY = {"context_length": CONTEXT}
+_GRAMMARS = "the stand-in has no grammars: it hands the form on, and answers freely"
+_FREELY = dict.fromkeys(
+    (
+        "test_a_json_object",
+        "test_a_json_schema",
+        "test_a_json_schema_that_cannot_be_kept_is_refused_before_the_first_token",
+        "test_a_regular_expression",
+    ),
+    _GRAMMARS,
+)
+_TENSORRT_LLM = {"context_length": CONTEXT}
 ALL = [
     Case("echo", "packager", {"context_length": CONTEXT}, {"delay_ms": 20}),
     Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "tiny"),
@@ -78,9 +103,21 @@ ALL = [
     Case("vllm", "vllm", _VLLM, weights="mistral", whole=False),
     Case("vllm", "vllm", _VLLM, weights="qwen2", whole=False),
     Case("vllm", "vllm", _VLLM, weights="phi", whole=False),
+    Case("lmdeploy", "packager", {"backend": "turbomind", **_LMDEPLOY}, weights="letters", shows_not=_FREELY),
+    Case("lmdeploy", "packager", {"backend": "pytorch", **_LMDEPLOY}, weights="letters", shows_not=_FREELY),
+    Case("tensorrt_llm_engine", "tokenizers", _TENSORRT_LLM, weights="compiled", shows_not={}),
+    Case("tensorrt_llm", "tokenizers", _TENSORRT_LLM, weights="checkpoint", shows_not={}),
 ]
 _CHOSEN = os.environ.get("PACKAGER_TEST_ENGINE")
 CASES = [case for case in ALL if _CHOSEN in (None, case.kind) and find_spec(case.library)]
+
+
+_STAND_INS = {
+    "letters": lambda folder: write_letters(folder, CONTEXT),
+    "compiled": write_compiled,
+    "checkpoint": lambda folder: write_hello(folder, CONTEXT),
+}
+"""Weights that the stand-ins open."""
 
 
 def make_weights(name: str, kind: str, root: Path) -> Path | None:
@@ -100,6 +137,9 @@ def make_weights(name: str, kind: str, root: Path) -> Path | None:
         folder, (shape, _, quantization) = root / f"converted-{name}", name.partition("-")
         source = make_weights(shape, "", root)
         return folder if folder.exists() else convert(source, folder, quantization or "float32")
+    if name in _STAND_INS:
+        folder = root / name
+        return folder if folder.exists() else _STAND_INS[name](folder)
     if name == "prequantized":
         from fakes.quantized import quantize
 

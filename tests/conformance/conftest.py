@@ -1,6 +1,7 @@
 """The engines under test, each started once for all tests of its case.
 
 A case that is not `whole` runs the tests marked `every_model` only. A module's NOT_FOR names engines it says nothing of.
+What a case's stand-in cannot show is named at the end, with the reason.
 """
 
 from collections.abc import AsyncIterator
@@ -11,6 +12,8 @@ import pytest_asyncio
 from cases import CASES, Case
 
 from packager.runtime.engine import Engine, EngineFacts
+
+_UNSHOWN: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -24,8 +27,19 @@ def _left_out(item: pytest.Item) -> bool:
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")
     if not isinstance(case, Case):
         return False
+    name = getattr(item, "originalname", item.name)
+    if reason := (case.shows_not or {}).get(name):
+        _UNSHOWN.append(f"{case.id}: {name}: {reason}")
+        return True
     partial = not case.whole and item.get_closest_marker("every_model") is None
     return partial or case.kind in getattr(item.module, "NOT_FOR", ())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _UNSHOWN:
+        terminalreporter.section("left out: what a stand-in cannot show")
+        for line in _UNSHOWN:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

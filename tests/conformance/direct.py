@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def echo(_weights: Path, count: int, _context: int, prompt: str) -> tuple[str, int]:
@@ -55,6 +56,63 @@ def vllm(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int
     return answer.outputs[0].text, len(answer.outputs[0].token_ids)
 
 
+def lmdeploy(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int]:
+    import asyncio
+
+    _stand_in()
+    from lmdeploy.messages import GenerationConfig, TurbomindEngineConfig
+    from lmdeploy.serve.core.async_engine import AsyncEngine
+
+    engine = AsyncEngine(str(weights), backend_config=TurbomindEngineConfig(session_len=context, max_batch_size=1))
+
+    async def answer() -> tuple[str, int]:
+        engine.start_loop(asyncio.get_running_loop(), use_async_api=True)
+        config = GenerationConfig(max_new_tokens=count, do_sample=False)
+        ids = engine.tokenizer.encode(prompt)
+        request = await engine.preprocess(None, engine.session_mgr.get(), gen_config=config, input_ids=ids)
+        steps = [step async for step in engine.generate(request)]
+        return "".join(step.response for step in steps), steps[-1].generate_token_len
+
+    return asyncio.run(answer())
+
+
+def tensorrt_llm_engine(weights: Path, count: int, _context: int, prompt: str) -> tuple[str, int]:
+    _stand_in()
+    from tensorrt_llm._tensorrt_engine import LLM
+
+    return _tensorrt_llm(LLM, weights, count, prompt)
+
+
+def tensorrt_llm(weights: Path, count: int, _context: int, prompt: str) -> tuple[str, int]:
+    _stand_in()
+    from tensorrt_llm import LLM
+
+    return _tensorrt_llm(LLM, weights, count, prompt)
+
+
+def _tensorrt_llm(engine: Callable[..., Any], weights: Path, count: int, prompt: str) -> tuple[str, int]:
+    import asyncio
+
+    from tensorrt_llm import SamplingParams
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
+    end = tokenizer.token_to_id(json.loads((weights / "tokenizer_config.json").read_text())["eos_token"])
+
+    async def answer() -> list[int]:
+        params = SamplingParams(end_id=end, pad_id=end, max_tokens=count)
+        ids = tokenizer.encode(prompt).ids
+        result = engine(model=str(weights), tokenizer=str(weights)).generate_async(ids, params, streaming=True)
+        return [step.outputs[0].token_ids[:] async for step in result][-1]
+
+    ids = asyncio.run(answer())
+    return tokenizer.decode(ids), len(ids)
+
+
+def _stand_in() -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes/vendor"))
+
+
 def transformers(weights: Path, count: int, _context: int, prompt: str, quantization: str = "") -> tuple[str, int]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -80,6 +138,9 @@ ENGINES: dict[str, Callable[..., tuple[str, int]]] = {
     "ctranslate2": ctranslate2,
     "transformers": transformers,
     "vllm": vllm,
+    "lmdeploy": lmdeploy,
+    "tensorrt_llm_engine": tensorrt_llm_engine,
+    "tensorrt_llm": tensorrt_llm,
 }
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _broken(weights: Path, folder: Path) -> Path:
         (folder / weights.name).write_bytes(b"not a model " * 1000)
         return folder / weights.name
     for path in weights.iterdir():
-        data = b"not a model " * 1000 if path.suffix in (".safetensors", ".bin") else path.read_bytes()
+        data = b"not a model " * 1000 if path.suffix in (".safetensors", ".bin", ".engine") else path.read_bytes()
         (folder / path.name).write_bytes(data)
     return folder
 
@@ -57,8 +57,8 @@ def wait(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def start(package: Path) -> ProcessServer:
-    server = ProcessServer(package)
+def start(case: Case, package: Path) -> ProcessServer:
+    server = ProcessServer(package, **case.environment(package))
     wait(lambda: server.status("/readyz") == 200 or server.process.poll() is not None, "the server is ready")
     assert server.process.poll() is None, server.output()
     return server
@@ -69,7 +69,7 @@ def server(case: Case, models: Path, tmp_path_factory: pytest.TempPathFactory) -
     # vLLM answers /v1 with its own server, and /predict is ours everywhere: both are seen.
     api = "native" if case.kind == "vllm" else "packager"
     package = package_of(case, tmp_path_factory.mktemp("served"), models, engine_restarts=1, api=api)
-    with start(package) as server:
+    with start(case, package) as server:
         yield server
 
 
@@ -108,7 +108,7 @@ def test_leaving_frees_the_slot(server: ProcessServer, stream: bool) -> None:
 
 
 def test_sigterm_ends_it_and_leaves_no_process(case: Case, models: Path, tmp_path: Path) -> None:
-    with start(package_of(case, tmp_path, models)) as server:
+    with start(case, package_of(case, tmp_path, models)) as server:
         family = psutil.Process(server.process.pid).children(recursive=True)
         server.terminate()
         assert server.wait_exit() == 0
@@ -116,7 +116,8 @@ def test_sigterm_ends_it_and_leaves_no_process(case: Case, models: Path, tmp_pat
 
 
 def test_a_load_that_fails_says_why_once_and_exits(case: Case, models: Path, tmp_path: Path) -> None:
-    with ProcessServer(package_of(case, tmp_path, models, broken=True)) as server:
+    package = package_of(case, tmp_path, models, broken=True)
+    with ProcessServer(package, **case.environment(package)) as server:
         wait(lambda: server.process.poll() is not None, "the process ends")
         assert server.wait_exit() == 1
         (failure,) = server.events("failed")

@@ -1,8 +1,16 @@
 import asyncio
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
+
+from stand_in_weights import open_weights
+
+_STEP_SECONDS = 0.001
+_BEST = 3.0
+"""The score of the token that repeats the prompt, before penalties; no other has so much."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +44,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """`_greedy_decoding`."""
+        """What the samplers do: the C++ one's defaults of top_k and top_p mean greedy, whatever the temperature."""
         return self.top_k in (None, 1) and self.top_p in (None, 0.0)
 
 
@@ -107,23 +115,25 @@ class RequestOutput:
         return self
 
     async def _run(self) -> None:
-        params, written = self.sampling_params, 0
+        params, written = self.sampling_params, list[int]()
+        draw = self._executor.draws(params)
         answer = [*self.prompt_token_ids, params.end_id] if params.end_id != -1 else self.prompt_token_ids * 1000
         async with self._executor.begun:
             self._executor.running.add(self.request_id)
             self._executor.begun.notify_all()
         try:
-            for token in answer:
-                await self._executor.step(written)
+            for place, next_one in enumerate(answer):
+                await self._executor.step(len(written))
                 if self._aborted:
                     self._queue.put_nowait(([], "cancelled"))
                     return
+                token = next_one if next_one == params.end_id else self._choose(next_one, place, written, draw)
                 if token == params.end_id or token in (params.stop_token_ids or ()):
                     self._queue.put_nowait(([token], "stop"))
                     return
-                written += 1
-                self._queue.put_nowait(([token], "length" if written == params.max_tokens else None))
-                if written == params.max_tokens:
+                written.append(token)
+                self._queue.put_nowait(([token], "length" if len(written) == params.max_tokens else None))
+                if len(written) == params.max_tokens:
                     return
         except Exception as error:  # noqa: BLE001 - whoever awaits the output raises it
             self._queue.put_nowait(error)
@@ -131,6 +141,27 @@ class RequestOutput:
             async with self._executor.begun:
                 self._executor.running.discard(self.request_id)
                 self._executor.begun.notify_all()
+
+    def _choose(self, best: int, place: int, written: list[int], draw: Random) -> int:
+        """One of the prompt's tokens: after penalties the likeliest, or drawn from those that the filters leave."""
+        params, shape = self.sampling_params, Random(place)
+        scores = {token: min(shape.gauss(0, 1), _BEST - 0.5) for token in sorted(set(self.prompt_token_ids))}
+        scores[best] = _BEST
+        for token in set(written) & scores.keys():
+            scores[token] -= (params.presence_penalty or 0) + (params.frequency_penalty or 0) * written.count(token)
+            factor = params.repetition_penalty or 1
+            scores[token] *= 1 / factor if scores[token] > 0 else factor
+        ranked = sorted(scores, key=lambda token: scores[token], reverse=True)
+        if params.greedy:
+            return ranked[0]
+        heat, left, reached = params.temperature or 1.0, list[tuple[int, float]](), 0.0
+        likely = {token: math.exp((scores[token] - scores[ranked[0]]) / heat) for token in ranked}
+        for token in ranked[: params.top_k or None]:
+            if left and (reached >= (params.top_p or 1.0) or likely[token] < (params.min_p or 0.0)):
+                break
+            left.append((token, likely[token]))
+            reached += likely[token] / sum(likely.values())
+        return draw.choices(*zip(*left, strict=True))[0]
 
 
 class BaseLLM:
@@ -157,6 +188,7 @@ class BaseLLM:
         for key in kwargs:
             if key not in self.valid:
                 raise ValueError(f"{type(self).__name__} got invalid argument: {key}")
+        open_weights(model)
         self.model, self.tokenizer = Path(model), tokenizer
         self.tensor_parallel_size, self.kwargs = tensor_parallel_size, kwargs
         self.requests: list[RequestOutput] = []
@@ -199,9 +231,13 @@ class BaseLLM:
     def check(self, ids: list[int], params: SamplingParams) -> None:
         """`_check_arguments`."""
 
+    def draws(self, params: SamplingParams) -> Random:
+        """The numbers that a request draws: the seed that none gave is 0, for all of them."""
+        return Random(params.seed or 0)
+
     async def step(self, written: int) -> None:
         await self.gate.wait()
-        await asyncio.sleep(0)
+        await asyncio.sleep(_STEP_SECONDS)
         if written == self.fails_after:
             raise self.error
 
@@ -234,3 +270,7 @@ class _TrtLLM(BaseLLM):
 
 class LLM(BaseLLM):
     valid = frozenset(_COMMON | {"cuda_graph_config", "attn_backend", "load_format", "sampler_type", "stream_interval"})
+    _drawing = Random()  # its TorchSampler has one generator for all
+
+    def draws(self, _: SamplingParams) -> Random:
+        return self._drawing

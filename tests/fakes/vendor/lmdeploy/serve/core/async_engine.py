@@ -7,6 +7,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from stand_in_weights import open_weights
+
 from ... import computing
 from ...messages import GenerationConfig
 from ...tokenizer import EOS, Tokenizer
@@ -60,6 +62,7 @@ class AsyncEngine:
         self.model_name = model_name
         self.tokenizer = Tokenizer(model_path, trust_remote_code)
         config = json.loads((Path(model_path) / "config.json").read_text())
+        open_weights(model_path)
         self.session_len = backend_config.session_len or config["max_position_embeddings"]
         backend_config.session_len = self.session_len
         self.trusted = trust_remote_code
