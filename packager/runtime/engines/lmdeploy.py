@@ -7,7 +7,7 @@ lmdeploy_requests.py, the engine is opened in lmdeploy_open.py.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Any, cast
+from typing import Any
 
 from lmdeploy.serve.core.exceptions import RequestError as LmdeployError
 
@@ -17,16 +17,14 @@ from ..engine import (
     EngineFacts,
     EngineHealth,
     EngineSetup,
-    FinishReason,
     GenerationRequest,
     OutputForm,
     OutputKind,
     SamplingParams,
-    Usage,
 )
-from ..stops import StopText
 from ..threads import in_daemon_thread
 from . import read_options
+from .answer import Answer
 from .chat_template import read_chat_template
 from .decode import Detokenizer
 from .lmdeploy_open import open_llm
@@ -96,6 +94,7 @@ class LmdeployEngine:
         run = self._open[request.id] = _Run([], request.sampling)
         try:
             run.ids = await self._alive().prompts.token_ids(request)
+            run.answer.prompt_tokens = len(run.ids)
             async with aclosing(self._steps(run, request)) as steps:
                 async for step in steps:
                     if run.aborted and step.finish_reason is None:
@@ -107,7 +106,7 @@ class LmdeployEngine:
                         return
             if not run.aborted:
                 raise EngineError(self._reason or "LMDeploy ended the stream without a reason")
-            yield run.aborted_early()
+            yield run.answer.unbegun()
         finally:
             del self._open[request.id]
 
@@ -198,12 +197,11 @@ class _Model:
 class _Run:
     """One open request."""
 
-    __slots__ = ("_stop", "_top", "_written", "aborted", "ids", "session")
+    __slots__ = ("_top", "aborted", "answer", "ids", "session")
 
     def __init__(self, ids: list[int], sampling: SamplingParams) -> None:
-        self._stop = StopText(sampling.stop)
         self._top = sampling.logprobs
-        self._written = 0
+        self.answer = Answer("LMDeploy", sampling.stop)
         self.ids = ids
         self.session: Any = None
         self.aborted = False
@@ -214,34 +212,12 @@ class _Run:
             await self.session.async_abort()
 
     def delta(self, step: Any, tokens: Detokenizer | None) -> Delta:
-        """What a step added; the last Delta when LMDeploy ends the text, or a stop string was met in it."""
-        count = len(step.token_ids or ())
-        self._written += count
-        text, met = self._stop.feed(step.response)
+        """What a step of LMDeploy's added."""
         logprobs = () if self._top is None or tokens is None else logprobs_of(step, self._top, tokens)
-        if met:
-            return Delta(text, count, "stop", self._usage, logprobs)
-        if step.finish_reason is None:
-            return Delta(text, count, None, None, logprobs)
-        return Delta(text + self._stop.rest(), count, _finish(step.finish_reason), self._usage, logprobs)
-
-    def aborted_early(self) -> Delta:
-        """The last Delta of a request that LMDeploy has not begun."""
-        return Delta("", 0, "abort", self._usage)
-
-    @property
-    def _usage(self) -> Usage:
-        return Usage(len(self.ids), self._written)
+        return self.answer.delta(step.response, len(step.token_ids or ()), step.finish_reason, logprobs)
 
 
 def _close_late(opening: "asyncio.Future[Any]") -> None:
     """Close what was loaded after nobody wanted it any more."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
-
-
-def _finish(reason: str) -> FinishReason:
-    """The finish reason, which is LMDeploy's word. Raises EngineError for one that is a failure."""
-    if reason in ("stop", "length", "abort"):
-        return cast("FinishReason", reason)
-    raise EngineError(f"LMDeploy ended the request: {reason}")

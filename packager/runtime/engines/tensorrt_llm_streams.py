@@ -4,15 +4,15 @@ A request ends early by `RequestOutput.abort()` alone: dropping the iterator lea
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
 from ...errors import EngineError, RequestError
 from ...weights.compiled import explain
-from ..engine import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
-from ..stops import StopText
+from ..engine import Delta, GenerationRequest, SamplingParams
 from ..threads import in_daemon_thread
+from .answer import Answer
 from .calls import Call
 from .tensorrt_llm_folder import Words
 from .tensorrt_llm_options import sampling_words
@@ -51,7 +51,7 @@ class Streams:
                 raise EngineError(self.reason)
             writer = _Writer(self._words, request, len(ids))
             if run.aborted:
-                yield Delta("", 0, "abort", Usage(len(ids), 0))
+                yield writer.answer.unbegun()
                 return
             run.result = self._begin(request, ids)
             pump = asyncio.create_task(self._pump(run))
@@ -135,39 +135,19 @@ class _Run:
 class _Writer:
     """Deltas of the steps of one request."""
 
-    __slots__ = ("_detokenizer", "_ends", "_prompt", "_stop", "_text", "_written")
+    __slots__ = ("_ends", "_text", "answer")
 
     def __init__(self, words: Words, request: GenerationRequest, prompt_tokens: int) -> None:
-        self._detokenizer = words.detokenizer
         self._text = words.detokenizer.stream()
-        self._stop = StopText(request.sampling.stop)
         self._ends = frozenset[int]() if request.sampling.ignore_eos else frozenset(words.ends)
-        self._prompt = prompt_tokens
-        self._written = 0
+        self.answer = Answer("TensorRT-LLM", request.sampling.stop, prompt_tokens)
 
     def delta(self, tokens: list[int], reason: str | None) -> Delta:
-        """What a step added; the last Delta when TensorRT-LLM ends the text, or a stop string was met in it."""
-        self._written += len(tokens)
-        text, met = self._stop.feed("".join(self._text.feed(token) for token in tokens if token not in self._ends))
-        if not met and reason is not None:
-            more, met = self._stop.feed(self._text.rest())
-            text += more
-        usage = Usage(self._prompt, self._written)
-        if met:
-            return Delta(text, len(tokens), "stop", usage)
-        if reason is None:
-            return Delta(text, len(tokens))
-        return Delta(text + self._stop.rest(), len(tokens), _finish(reason), usage)
-
-
-_FINISHED: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "cancelled": "abort"}
-
-
-def _finish(reason: str) -> FinishReason:
-    """Our word. Raises EngineError for one that is a failure (`timeout`)."""
-    if reason not in _FINISHED:
-        raise EngineError(f"TensorRT-LLM ended the request: {reason}")
-    return _FINISHED[reason]
+        """What a step of TensorRT-LLM's added."""
+        text = "".join(self._text.feed(token) for token in tokens if token not in self._ends)
+        if reason is not None:
+            text += self._text.rest()
+        return self.answer.delta(text, len(tokens), "abort" if reason == "cancelled" else reason)
 
 
 def said(error: Exception) -> str:

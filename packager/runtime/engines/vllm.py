@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ...errors import EngineError, LoadError, PackagerError
 from ..engine import (
@@ -18,13 +18,11 @@ from ..engine import (
     EngineHealth,
     EngineSetup,
     Features,
-    FinishReason,
     GenerationRequest,
     SamplingParams,
-    Usage,
 )
-from ..stops import StopText
 from . import read_options
+from .answer import Answer
 from .decode import Detokenizer
 from .vllm_logs import one_line
 from .vllm_options import MOST_LOGPROBS, Place, VllmOptions, engine_arguments
@@ -85,9 +83,9 @@ class VllmEngine:
             model = self._alive()
             ids = await model.prompts.token_ids(request)
             self._alive()
-            run.prompt_tokens = len(ids)
+            run.answer.prompt_tokens = len(ids)
             if run.aborted:
-                yield run.aborted_early()
+                yield run.answer.unbegun()
                 return
             params = sampling_params(request, model.defaults, model.context - len(ids))
             adapter = None if request.adapter is None else self._adapters[request.adapter]
@@ -153,41 +151,17 @@ class _Model:
 class _Run:
     """One open request."""
 
-    __slots__ = ("_stop", "_top", "_written", "aborted", "prompt_tokens")
+    __slots__ = ("_top", "aborted", "answer")
 
     def __init__(self, sampling: SamplingParams) -> None:
-        self._stop = StopText(sampling.stop)
         self._top = sampling.logprobs
-        self._written = 0
-        self.prompt_tokens = 0
+        self.answer = Answer("vLLM", sampling.stop)
         self.aborted = False
 
     def delta(self, step: Any, tokens: Detokenizer | None) -> Delta:
-        """What a step added; the last Delta when vLLM ends the text, or a stop string was met in it."""
-        count = len(step.token_ids)
-        self._written += count
-        text, met = self._stop.feed(step.text)
+        """What a step of vLLM's added."""
         logprobs = () if self._top is None or tokens is None else logprobs_of(step, self._top, tokens)
-        if met:
-            return Delta(text, count, "stop", self._usage, logprobs)
-        if step.finish_reason is None:
-            return Delta(text, count, None, None, logprobs)
-        return Delta(text + self._stop.rest(), count, _finish(step.finish_reason), self._usage, logprobs)
-
-    def aborted_early(self) -> Delta:
-        """The last Delta of a request that vLLM has not seen."""
-        return Delta("", 0, "abort", self._usage)
-
-    @property
-    def _usage(self) -> Usage:
-        return Usage(self.prompt_tokens, self._written)
-
-
-def _finish(reason: str) -> FinishReason:
-    """The finish reason, which is vLLM's word. Raises EngineError for one that is a failure."""
-    if reason in ("stop", "length", "abort"):
-        return cast("FinishReason", reason)
-    raise EngineError(f"vLLM ended the request: {reason}")
+        return self.answer.delta(step.text, len(step.token_ids), step.finish_reason, logprobs)
 
 
 def _gguf(weights: Path) -> Path:
