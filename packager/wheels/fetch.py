@@ -13,7 +13,7 @@ from ..errors import FetchError, OutputError
 from ..facts import BaseFacts
 from ..store import Store
 from .index import configured_clients
-from .pip import download
+from .pip import download, pin
 from .wheel import Wheel
 
 _AT_ONCE = 4  # pip processes: more only queue at the index
@@ -126,7 +126,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch(batch: _Batch, store: Store, facts: BaseFacts, run: Runner, pip_env: Mapping[str, str]) -> None:
-    pins = [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in batch.wheels]
+    pins = [pin(wheel.name, wheel.version, wheel.sha256) for wheel in batch.wheels]
     download(pins, batch.folder, facts, run=run, env=pip_env)
     for wheel in batch.wheels:
         path = batch.folder / wheel.file

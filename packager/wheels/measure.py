@@ -15,7 +15,7 @@ from ..command import Runner
 from ..digest import hash_file
 from ..errors import ResolveError
 from ..facts import BaseFacts
-from .pip import download
+from .pip import download, pin
 from .wheel import Wheel
 
 _AT_ONCE = 16
@@ -79,11 +79,9 @@ def _measured(path: Path, candidate: Candidate) -> tuple[str, int]:
 
 
 def _fetched(candidate: Candidate, facts: BaseFacts, run: Runner, pip_env: Mapping[str, str]) -> tuple[str, int]:
-    pin = f"{candidate.name}=={candidate.version}"
-    if candidate.sha256:
-        pin += f" --hash=sha256:{candidate.sha256}"
+    asked = pin(candidate.name, candidate.version, candidate.sha256)
     with tempfile.TemporaryDirectory(prefix="packager-measure-") as name:
-        download([pin], Path(name), facts, run=run, env=pip_env)
+        download([asked], Path(name), facts, run=run, env=pip_env)
         return _measured(Path(name) / candidate.file, candidate)
 
 

@@ -16,8 +16,17 @@ _NETWORK = re.compile(
 _GONE = re.compile(r"No matching distribution found for ([^\s(]+)")
 
 
+def pin(name: str, version: str, sha256: str | None) -> str:
+    """The line of a requirements file that means this version alone, and the file with this sha256.
+
+    `==2.13.0` would also take `2.13.0+cpu`, and prefer it: pip compares hashes only where it knows them, which is not
+    in a folder of wheels.
+    """
+    return f"{name}==={version}" + (f" --hash=sha256:{sha256}" if sha256 else "")
+
+
 def download(pins: Sequence[str], folder: Path, facts: BaseFacts, *, run: Runner, env: Mapping[str, str]) -> None:
-    """Have pip put the wheels of `pins` (`name==version --hash=sha256:...`) for the image into `folder`.
+    """Have pip put the wheels of `pins` (see `pin`) for the image into `folder`.
 
     Pins without a hash are taken as they come. Raises FetchError when one cannot be had,
     IntegrityError when its bytes are others.
@@ -38,8 +47,8 @@ def download(pins: Sequence[str], folder: Path, facts: BaseFacts, *, run: Runner
 
 
 def _failure(stderr: str, pins: Sequence[str]) -> FetchError | IntegrityError:
-    text = hide_secrets(stderr)
-    names = ", ".join(pin.partition(" ")[0] for pin in pins)
+    text = hide_secrets(stderr).replace("===", "==")
+    names = ", ".join(pin.partition(" ")[0] for pin in pins).replace("===", "==")
     if "DO NOT MATCH THE HASHES" in text:
         named = re.search(
             r"^\s*([^\s]+(?:==| from )[^\n]*)", text.partition("DO NOT MATCH THE HASHES")[2], re.MULTILINE

@@ -63,6 +63,16 @@ def test_offline_names_what_is_missing(store: Store, facts: BaseFacts) -> None:
     assert "--offline" in caught.value.problems[0].mend
 
 
+def test_a_build_with_a_label_does_not_stand_in_for_the_one_without(
+    links: Path, store: Store, facts: BaseFacts
+) -> None:
+    """torch 2.13.0 is locked, and pip finds 2.13.0+cpu too, which `==2.13.0` allows and which counts as newer."""
+    wheel = locked(make_wheel(links, "lib", "1.0"))
+    make_wheel(links, "lib", "1.0+cpu")
+    found = fetch_wheels([wheel], store, facts=facts)
+    assert found[wheel.sha256].read_bytes() == (links / wheel.file).read_bytes()
+
+
 def test_other_bytes_under_the_locked_name_are_refused(links: Path, store: Store, facts: BaseFacts) -> None:
     wheel = locked(make_wheel(links, "lib", "1.0"))
     make_wheel(links, "lib", "1.0", {"lib.py": b"evil = 1\n"})
