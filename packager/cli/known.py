@@ -19,6 +19,7 @@ from ..lock.lockfile import WeightsLock
 from ..lock.origin import Origin, at
 from ..lock.tools import Tools
 from ..recipes import RECIPES
+from ..sizing.compiled import Limits
 from ..sizing.gguf import config_of_gguf
 from ..spec.load import SpecFile
 from ..weights.file import FileSource
@@ -35,13 +36,14 @@ _HEAD = 1 << 20
 class Known:
     """`config` is the model's, read from `config_from`; `files` are the bytes of its weights, None where nobody lists them.
 
-    `files_from` says who does.
+    `files_from` says who does. `limits` are those of an engine that was compiled.
     """
 
     config: Mapping[str, Any]
     config_from: str
     files: int | None
     files_from: str
+    limits: Limits | None = None
 
 
 def know(file: SpecFile, tools: Tools) -> Known:
@@ -61,10 +63,17 @@ def know(file: SpecFile, tools: Tools) -> Known:
     if config is None:
         raise _nothing(file)
     files = loaded_bytes(file.spec, sizes)
-    if files is None and (index := _beside(file, INDEX)) is not None:
+    # An engine was compiled of such files, and is as large as what was made of them.
+    compiled = file.spec.engine.kind == "tensorrt_llm_engine"
+    if files is None and not compiled and (index := _beside(file, INDEX)) is not None:
         total = index.get("metadata", {}).get("total_size")
         files, source = (total, INDEX) if isinstance(total, int) else (None, source)
-    return Known(config, origin, files, source if files else "")
+    return Known(config, origin, files, source if files else "", _limits(locked))
+
+
+def _limits(locked: WeightsLock | None) -> Limits | None:
+    built = locked.compiled["limits"] if locked and locked.compiled else None
+    return Limits(built["max_seq_len"], built["max_num_tokens"]) if built else None
 
 
 def _nothing(file: SpecFile) -> SpecError:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SMALL = 2**30 // 10
 """Bytes below which MiB say more than GiB."""
+_SERVED = ("requests", "context")
+"""Changes that an engine does not have to be compiled again for."""
 
 
 @click.command("plan")
@@ -55,7 +57,8 @@ def command(
         raise SpecError(what, where=file.where("engine", "kind"))
     with Progress.start(quiet=console.quiet) as progress:
         known = know(file, make_tools(progress, offline=offline))
-    demand = demand_of(file, known.config, Asked(context, concurrency), where=known.config_from, files=known.files)
+    asked, files = Asked(context, concurrency), known.files
+    demand = demand_of(file, known.config, asked, where=known.config_from, files=files, limits=known.limits)
     sizes = measure(demand)
     changes = () if sizes.fits else changes_that_fit(demand)
     if as_json:
@@ -81,8 +84,7 @@ def _show(console: Console, file: "SpecFile", demand: "Demand", sizes: "Sizes", 
     if sizes.gpu is None or sizes.room is None:
         console.say("no GPU is named in `hardware`: nothing is compared")
         return
-    share = f", of which {place.share:.0%} are the engine's" if place.share < 1 else ""
-    console.result(f"  {place.gpu:9}  {_gib(sizes.gpu)}  {count if count > 1 else 'one'}{share}")
+    console.result(f"  {place.gpu:9}  {_gib(sizes.gpu)}  {count if count > 1 else 'one'}{_part(demand)}")
     if sizes.fits:
         full = f"{sizes.tokens:,} tokens of cache fit" if sizes.tokens is not None else "it fits"
         console.result(f"fits: {_gib(sizes.room - sizes.cache).strip()} to spare, {full}")
@@ -93,6 +95,14 @@ def _show(console: Console, file: "SpecFile", demand: "Demand", sizes: "Sizes", 
                 console.say(
                     f"{at_once} of {slots} requests (`serving.max_concurrency`) run at once when all have full length; others wait"
                 )
+
+
+def _part(demand: "Demand") -> str:
+    """Which part of the GPU's memory an engine may take, or its cache."""
+    if demand.place.share < 1:
+        return f", of which {demand.place.share:.0%} are the engine's"
+    share = demand.place.cache_share or demand.memory.share
+    return f"; {share:.0%} of what is free is for the cache" if share < 1 else ""
 
 
 def _about(demand: "Demand", known: "Known") -> str:
@@ -140,8 +150,10 @@ def _refusal(file: "SpecFile", demand: "Demand", sizes: "Sizes", changes: "tuple
     each = "each " if demand.place.tensor * demand.place.pipeline > 1 else ""
     what = f"the model does not fit: {each}{demand.place.gpu} lacks {_gib(lacks).strip()}"
     first, *others = [one.words for one in changes] or ["a smaller model, or one quantized to fewer bits"]
-    mend = f"write {first}" if changes else f"take {first}"
-    return SpecError(what, where=file.where("hardware", "gpu"), mend=mend + "".join(f"; or {one}" for one in others))
+    mend = (f"write {first}" if changes else f"take {first}") + "".join(f"; or {one}" for one in others)
+    if demand.engine == "tensorrt_llm_engine" and any(one.kind not in _SERVED for one in changes):
+        mend += "; what is neither fewer requests nor a shorter context has to be compiled in"
+    return SpecError(what, where=file.where("hardware", "gpu"), mend=mend)
 
 
 def _gib(count: float) -> str:

@@ -72,7 +72,7 @@ def loaded_bytes(spec: ModelSpec, sizes: Sequence[tuple[str, int]]) -> int | Non
     if not recipe.folder:
         return dict(sizes).get(recipe.entry([path for path, _ in sizes], chosen) or "") or None
     row = recipe.format("quantization", spec.quantization)
-    data = "model.bin" if "model.bin" in recipe.weights else ".safetensors"
+    data = next((one for one in recipe.weights if one in ("model.bin", ".engine")), ".safetensors")
     ending = row.file if row is not None and row.file else data
     found = {path: size for path, size in sizes if "/" not in path and path.endswith(ending)}
     # Mistral's repositories hold the same weights twice; engines read those that the index names.

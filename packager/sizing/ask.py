@@ -8,6 +8,7 @@ from ..errors import SpecError
 from ..lock.model import ModelFacts, facts_of_config
 from ..spec.load import SpecFile
 from ..spec.model import ModelSpec
+from .compiled import Limits, config_of_engine, limits_of_engine
 from .demand import Demand, Place, Weights
 from .engines import ENGINES
 from .formats import BYTES, CACHES, Width, width_at_load, width_of_weights
@@ -22,10 +23,19 @@ class Asked:
     requests: int | None = None
 
 
-def demand_of(file: SpecFile, config: Mapping[str, Any], asked: Asked, *, where: str, files: int | None) -> Demand:
+def demand_of(
+    file: SpecFile,
+    config: Mapping[str, Any],
+    asked: Asked,
+    *,
+    where: str,
+    files: int | None,
+    limits: Limits | None = None,
+) -> Demand:
     """What the spec in `file` asks of its GPUs, for a model with this config.json, read from `where`.
 
-    `files` are the bytes of its weights, where they are known. Raises SpecError for what cannot be sized.
+    `files` are the bytes of its weights, `limits` those that were compiled into them, where they are known. Raises
+    SpecError for what cannot be sized.
     """
     spec = file.spec
     kind = spec.engine.kind
@@ -33,10 +43,12 @@ def demand_of(file: SpecFile, config: Mapping[str, Any], asked: Asked, *, where:
         what = f"how the engine {kind} takes memory is not known here"
         mend = f"plan can size for {', '.join(ENGINES)}: the weights are as large elsewhere"
         raise SpecError(what, where=file.where("engine", "kind"), mend=mend)
+    if (own := config_of_engine(config)) is not None:
+        limits, config = limits or limits_of_engine(config), own
     facts = facts_of_config(config)
     shape = read_shape(config, where=where)
     kv_cache = getattr(spec.engine, "kv_cache", "auto")
-    if kv_cache != "auto" and kv_cache not in CACHES:
+    if kv_cache != "auto" and kv_cache not in CACHES.get(kind, {}):
         what = f"what `kv_cache: {kv_cache}` takes is not known"
         raise SpecError(what, where=file.where("engine", "kv_cache"), mend="plan with another format")
     slots = spec.serving.max_concurrency
@@ -45,16 +57,19 @@ def demand_of(file: SpecFile, config: Mapping[str, Any], asked: Asked, *, where:
         shape=shape,
         weights=_weights(file, config, facts, files),
         place=_place(spec, shape.layers),
-        context=_context(file, facts, asked, where),
+        context=_context(file, facts, asked, where, limits),
         requests=asked.requests or (slots if ENGINES[kind].for_all else 1),
         slots=min(slots, asked.requests) if asked.requests else slots,
+        piece=_piece(spec, limits),
         kv_cache=kv_cache,
         quantization=spec.quantization,
     )
 
 
-def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str) -> int:
+def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str, limits: Limits | None) -> int:
+    made = file.spec.conversion
     said = asked.context or getattr(file.spec.engine, "context_length", None)
+    said = said or (limits.context if limits else made and made.max_seq_len)
     if said is None and file.spec.engine.kind == "ctranslate2":
         return 2048  # runtime/engines/ctranslate2.py: its folder does not say
     context = said or facts.context
@@ -64,16 +79,27 @@ def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str) -> int
     return int(context)
 
 
+def _piece(spec: ModelSpec, limits: Limits | None) -> int:
+    """Tokens of prompts that are computed at once; convert/ compiles in what `conversion` says, else TensorRT-LLM's default."""
+    piece, made = ENGINES[spec.engine.kind].piece, spec.conversion
+    if limits is not None:
+        return limits.piece
+    return piece if made is None else made.max_num_tokens or max(piece, made.max_input_len or 0)
+
+
 def _place(spec: ModelSpec, layers: int) -> Place:
     engine, gpus = spec.engine, max(1, spec.hardware.gpus)
     split = ENGINES[engine.kind].splits
     on_gpu = getattr(engine, "gpu_layers", -1)
+    share, cache_share = getattr(engine, "gpu_memory", 1.0), getattr(engine, "cache_share", None)
+    if engine.kind.startswith("tensorrt_llm"):
+        share, cache_share = 1.0, share  # TensorRT-LLM's is of what is free, vLLM's of all
     return Place(
         gpu=spec.hardware.gpu,
         tensor=getattr(engine, "tensor_parallel", 1) if split == "tensor" else 1,
         pipeline=gpus if split == "layers" else getattr(engine, "pipeline_parallel", 1),
-        share=getattr(engine, "gpu_memory", 1.0),
-        cache_share=getattr(engine, "cache_share", None),
+        share=share,
+        cache_share=cache_share,
         cache_gib=getattr(engine, "kv_cache_gib", None),
         eager=getattr(engine, "eager", False),
         on_gpu=min(on_gpu, layers) / layers if spec.hardware.gpu and on_gpu >= 0 else 1.0,
@@ -97,7 +123,8 @@ def _weights(file: SpecFile, config: Mapping[str, Any], facts: ModelFacts, files
         loads = "bfloat16" if dtype == "float32" and engine.kind != "transformers" else dtype
     if not facts.quantization:
         width = width_at_load(engine.kind, spec.quantization, double=getattr(engine, "double_quantization", False))
-        return Weights(None, dtype, files, width, loads)
+        compiled = engine.kind == "tensorrt_llm_engine"  # its files hold what it was compiled to
+        return Weights(width if compiled else None, loads if compiled else dtype, files, width, loads)
     width = width_of_weights(facts.quantization, _said(config))
     if width is None and files is None:
         raise _unsized(file, f"what weights take that are {facts.quantization} is not known")

@@ -9,7 +9,7 @@ def cache_format(name: str, *, engine: str, dtype: str) -> CacheFormat:
     """The format behind an engine's word; `auto` is 16 bits in llama.cpp, and `dtype` elsewhere."""
     if name == "auto":
         return CacheFormat(2 if engine == "llama_cpp" else BYTES[dtype])
-    return CACHES[name]
+    return CACHES[engine][name]
 
 
 def token_bytes(shape: Shape, form: CacheFormat, tensor: int) -> float:

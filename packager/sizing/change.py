@@ -80,9 +80,9 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _cache_formats(demand: Demand) -> Iterator[Change]:
-    rows = RECIPES[demand.engine].formats.get("kv_cache", ())
-    for row in sorted((row for row in rows if row.name in CACHES), key=lambda row: -CACHES[row.name].number):
-        if CACHES[row.name].number < 2 and _runs(row, demand.place):
+    rows, sizes = RECIPES[demand.engine].formats.get("kv_cache", ()), CACHES.get(demand.engine, {})
+    for row in sorted((row for row in rows if row.name in sizes), key=lambda row: -sizes[row.name].number):
+        if sizes[row.name].number < 2 and _runs(row, demand.place):
             yield Change("kv_cache", f"`engine.kv_cache: {row.name}`", replace(demand, kv_cache=row.name))
 
 
@@ -124,21 +124,25 @@ def _larger_gpu(demand: Demand) -> Iterator[Change]:
     place = demand.place
     if place.gpu is None:
         return
-    now, least = GPUS[place.gpu], _floor(demand)
-    larger = [name for name, gpu in GPUS.items() if gpu.bytes > now.bytes and gpu.capability >= least]
+    now = GPUS[place.gpu].bytes
+    larger = [name for name, gpu in GPUS.items() if gpu.bytes > now and _has_all(demand, gpu.capability)]
     if not place.gpu.startswith(_CARDS):
         larger = [name for name in larger if not name.startswith(_CARDS)]
     for name in sorted(larger, key=lambda name: GPUS[name].bytes):
         yield Change("gpu", f"`hardware.gpu: {name}`", replace(demand, place=replace(place, gpu=name)))
 
 
-def _floor(demand: Demand) -> int:
-    """The compute capability that the engine, its cache and its numbers need."""
+def _has_all(demand: Demand, capability: int) -> bool:
+    """Whether the engine runs there, with its cache and its numbers."""
     recipe = RECIPES[demand.engine]
     said = {"kv_cache": demand.kv_cache, "quantization": demand.quantization, "dtype": demand.weights.dtype}
     rows = [recipe.format(where, name) for where, name in said.items()]
-    return max(recipe.floor, *(row.floor for row in rows if row is not None and not row.fallback), 0)
+    return capability >= recipe.floor and all(row is None or _has(row, capability) for row in rows)
+
+
+def _has(row: Format, capability: int) -> bool:
+    return (row.floor <= capability or bool(row.fallback)) and not 0 < row.below <= capability
 
 
 def _runs(row: Format, place: Place) -> bool:
-    return row.cpu if place.gpu is None else GPUS[place.gpu].capability >= row.floor
+    return row.cpu if place.gpu is None else _has(row, GPUS[place.gpu].capability)

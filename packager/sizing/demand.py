@@ -54,7 +54,7 @@ class Place:
 class Demand:
     """What is asked: a model, an engine, and how many tokens of how many requests have to be in memory at once.
 
-    `slots` are requests that are computed together.
+    `slots` are requests that are computed together, `piece` the tokens of prompts that are.
     """
 
     engine: str
@@ -64,6 +64,7 @@ class Demand:
     context: int
     requests: int
     slots: int
+    piece: int
     kv_cache: str = "auto"
     quantization: str = "none"
 
@@ -112,9 +113,9 @@ def measure(demand: Demand) -> Sizes:
         return Sizes(weights, token, cache, workspace - CONTEXT, None, None, None)
     gpu = GPUS[place.gpu].bytes
     free = min(place.share * gpu, gpu - CONTEXT) - weights
-    share = place.cache_share or memory.share
-    # What an engine leaves beside the cache is its workspace; without such a share it is taken off first.
-    room = free * share if share < 1 else free - (workspace - CONTEXT)
+    # Where the workspace does not come first, it has to do with what the cache's share leaves.
+    first = workspace - CONTEXT if memory.workspace_first else 0
+    room = (free - first) * (place.cache_share or memory.share)
     if place.cache_gib is not None:
         given = int(place.cache_gib * 2**30)
         whole = gpu - weights - workspace
@@ -162,7 +163,7 @@ def _workspace(demand: Demand) -> int:
     Four vectors as wide as the model and two as its MLP for each token; logits in float32, and once more for sampling.
     """
     shape, memory = demand.shape, demand.memory
-    tokens = min(memory.piece, demand.context * demand.slots)
+    tokens = min(demand.piece, demand.context * demand.slots)
     inner = shape.experts.width * shape.experts.used if shape.experts else shape.inner
     number = BYTES[demand.weights.dtype]
     activations = tokens * (4 * shape.hidden + 2 * inner) * number

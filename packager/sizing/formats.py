@@ -14,6 +14,13 @@ _BNB_KEPT = "transformers 5.23.0, integrations/bitsandbytes.py: nn.Linear alone,
 _GPTQ = "GPTQModel, nn_modules/qlinear: a float16 scale and a packed zero point for each group of a column"
 _FP8 = "vllm 0.32.0, fp8.py: a scale for each matrix or block; embeddings and lm_head stay"
 _FP4 = "OCP Microscaling Formats 1.0: 32 numbers share 8 bits; NVFP4: 16 numbers share 8 bits"
+_TRT = (
+    "TensorRT-LLM 1.2, quantization/quantize.py quantize_layers: linear layers and experts, without lm_head, embedding and "
+    "routers; quantization/layers.py: a 16-bit scale for each column"
+)
+_TRT_GROUPS = (
+    "TensorRT-LLM 1.2, quantization/layers.py: groups of 128 share a 16-bit scale, in GPTQ a 16-bit zero point too"
+)
 _CT2 = "CTranslate2 docs/quantization.md: all linear and embedding weights; a float32 for each row"
 
 
@@ -37,17 +44,27 @@ _FOUR = Width(4 + 32 / 64, f"{_BNB}; {_BNB_KEPT}", experts=False)
 _FOUR_DOUBLE = Width(4 + 8 / 64 + 32 / (64 * 256), f"{_BNB}; {_BNB_KEPT}", experts=False)
 _EIGHT_FLOAT = Width(8, _FP8)
 _GROUP = 128
+_TRT_WORDS = {"int8": "w8a16", "int4": "w4a16", "awq": "w4a16_awq", "gptq": "w4a16_gptq"}
+_TRT_WIDTHS = {
+    "w8a16": Width(8, _TRT),
+    "w4a16": Width(4, _TRT),
+    "w4a16_awq": Width(4 + 16 / _GROUP, _TRT_GROUPS),
+    "w4a16_gptq": Width(4 + 32 / _GROUP, _TRT_GROUPS),
+}
 
 
 def width_at_load(engine: str, word: str, *, double: bool = False) -> Width | None:
     """What the engine makes of plain weights for a word of `quantization`; None where it stays as it is.
 
-    transformers keeps experts as they are: they are no nn.Linear there. For `awq` and `gptq`, which no engine makes when
-    it loads, it is what such weights usually are: 4 bits, in groups of 128.
+    Of a compiled engine it is what was compiled in. transformers keeps experts as they are: they are no nn.Linear
+    there. For `awq` and `gptq`, which no engine makes when it loads, it is what such weights usually are: 4 bits, in
+    groups of 128.
     """
     match engine, word:
         case "ctranslate2", "int8" | "int8_float32" | "int8_float16" | "int8_bfloat16":
             return Width(8, _CT2, ends=True)
+        case "tensorrt_llm_engine" | "tensorrt_llm", "int8" | "int4" | "awq" | "gptq":
+            return _TRT_WIDTHS[_TRT_WORDS[word]]
         case _, "int8":
             return INT8
         case _, "int4" | "nf4":
@@ -77,6 +94,8 @@ def width_of_weights(quantization: str, said: Mapping[str, Any]) -> Width | None
             return Width(4 + 8 / 32, _FP4, linear=False)
         case "modelopt" if kind in ("fp8", "nvfp4"):
             return _EIGHT_FLOAT if kind == "fp8" else Width(4 + 8 / 16, _FP4)
+        case "modelopt" if kind in _TRT_WIDTHS:
+            return _TRT_WIDTHS[kind]
         case "compressed-tensors":
             return _compressed(kind, said)
     return None
@@ -111,16 +130,25 @@ class CacheFormat:
     head: int = 0
 
 
-_LLAMA_CPP = {"f16": CacheFormat(2), "q8_0": CacheFormat(34 / 32), "q4_0": CacheFormat(18 / 32)}
-"""ggml-common.h: blocks of 32 numbers and one float16."""
-_VLLM = {
-    "bfloat16": CacheFormat(2),
-    "fp8": CacheFormat(1),
-    "fp8_e4m3": CacheFormat(1),
-    "fp8_e5m2": CacheFormat(1),
-    "int8_per_token_head": CacheFormat(1, 4),  # vllm 0.32.0, triton_attn.py customize_spec: a float32 after each
+CACHES: Mapping[str, Mapping[str, CacheFormat]] = {
+    # ggml-common.h: blocks of 32 numbers and one float16
+    "llama_cpp": {"f16": CacheFormat(2), "q8_0": CacheFormat(34 / 32), "q4_0": CacheFormat(18 / 32)},
+    "vllm": {
+        "bfloat16": CacheFormat(2),
+        "fp8": CacheFormat(1),
+        "fp8_e4m3": CacheFormat(1),
+        "fp8_e5m2": CacheFormat(1),
+        "int8_per_token_head": CacheFormat(1, 4),  # vllm 0.32.0, triton_attn.py customize_spec: a float32 after each
+    },
+    # lmdeploy 0.18.0, quant_policy 8 and 4: a 16-bit scale and zero point for each head of a token
+    "lmdeploy": {
+        "int8": CacheFormat(1, 4),
+        "int4": CacheFormat(0.5, 4),
+        "fp8": CacheFormat(1),
+        "fp8_e5m2": CacheFormat(1),
+    },
+    # TensorRT-LLM 1.2: one scale for all of a layer; of nvfp4, 16 numbers share 8 bits
+    "tensorrt_llm_engine": {"int8": CacheFormat(1), "fp8": CacheFormat(1)},
+    "tensorrt_llm": {"fp8": CacheFormat(1), "nvfp4": CacheFormat(4.5 / 8)},
 }
-_LMDEPLOY = {"int8": CacheFormat(1, 4), "int4": CacheFormat(0.5, 4)}
-"""lmdeploy 0.18.0, quant_policy 8 and 4: a 16-bit scale and zero point for each head of a token."""
-CACHES: Mapping[str, CacheFormat] = {**_LLAMA_CPP, **_VLLM, **_LMDEPLOY}
-"""By the engines' own words; `auto` is 16 bits in llama.cpp, and what the model computes in elsewhere."""
+"""By engine and its own words; `auto` is 16 bits in llama.cpp, and what the model computes in elsewhere."""

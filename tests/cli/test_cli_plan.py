@@ -5,6 +5,7 @@ import shutil
 from hashlib import sha256
 
 import pytest
+from fakes.compiled import description
 from fakes.configs import CONFIGS, COUNTS
 from fakes.hub import Hub
 from fakes.locks import make_lock
@@ -112,6 +113,55 @@ def test_a_spec_that_the_engine_cannot_do_is_refused_first(project, capsys):
     project("hardware: {gpu: p4}")
     assert main(["plan"]) == 1
     assert "needs compute capability" in capsys.readouterr().err
+
+
+class TestCompiled:
+    """Engines of TensorRT-LLM."""
+
+    BASE = "image: {base: {kind: registry, image: 'nvcr.io/nvidia/tensorrt-llm/release:1.2.1'}}"
+    ENGINE = "{kind: tensorrt_llm_engine}"
+
+    def test_the_table(self, project, capsys):
+        project(f"hardware: {{gpu: a100-40gb}}\nquantization: int8\n{self.BASE}", engine=self.ENGINE)
+        assert main(["plan"]) == 0
+        assert capsys.readouterr().out == (
+            "m: what tensorrt_llm_engine takes of the GPU\n"
+            "  weights        6.99 GiB  7.24 billion parameters, 8.00 bits\n"
+            "  KV cache       4.00 GiB  1 request of 32,768 tokens, 131,072 bytes a token\n"
+            "  workspace      1.32 GiB  an allowance: CUDA, activations, logits, graphs\n"
+            "  total         12.31 GiB\n"
+            "  a100-40gb     40.00 GiB  one; 90% of what is free is for the cache\n"
+            "fits: 24.52 GiB to spare, 233,652 tokens of cache fit\n"
+        )
+
+    def test_what_is_compiled_in_is_said_where_it_does_not_fit(self, project, capsys):
+        project(f"hardware: {{gpu: a10g}}\n{self.BASE}", engine=self.ENGINE)
+        assert main(["plan", "--concurrency", "4"]) == 1
+        said = capsys.readouterr().err
+        assert "write `serving.max_concurrency: 1`; or `engine.context_length: " in said
+        assert said.endswith("; what is neither fewer requests nor a shorter context has to be compiled in\n")
+        project("hardware: {gpu: a10g}")
+        assert main(["plan", "--concurrency", "4"]) == 1
+        assert "compiled in" not in capsys.readouterr().err
+
+    def test_its_files_are_not_those_that_it_was_compiled_of(self, project, capsys):
+        folder = project(f"hardware: {{gpu: a100-40gb}}\n{self.BASE}", engine=self.ENGINE)
+        index = {"metadata": {"total_size": TOTAL + 1000}, "weight_map": {}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert planned(capsys)["files"] is None
+
+    def test_limits_and_size_of_a_locked_engine(self, project, capsys):
+        folder = project(f"hardware: {{gpu: a100-40gb}}\n{self.BASE}", engine=self.ENGINE)
+        files = (WeightsFile("config.json", 10, "0" * 64), WeightsFile("rank0.engine", 7 * 10**9, "1" * 64))
+        lock = make_lock(load_spec(folder).spec, weights=WeightsLock(HUB, "", files, compiled=description()))
+        (folder / "packager.lock").write_bytes(lock.to_bytes())
+        found = planned(capsys)
+        assert (found["files"], found["bytes"]["weights"]) == (7 * 10**9, 7 * 10**9)
+        assert found["context"] == description()["limits"]["max_seq_len"]
+
+    def test_the_pytorch_engine(self, project, capsys):
+        project(f"hardware: {{gpu: h100}}\n{self.BASE}", engine="{kind: tensorrt_llm}")
+        assert planned(capsys)["bytes"]["weights"] == TOTAL
 
 
 class TestSources:

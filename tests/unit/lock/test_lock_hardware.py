@@ -75,6 +75,8 @@ def test_files_that_an_engine_loads(file):
     assert loaded_bytes(file("hardware: {gpu: l4}\nquantization: gguf").spec, sizes) == 2
     assert loaded_bytes(file(engine="{kind: llama_cpp}").spec, sizes) == 2
     assert loaded_bytes(file().spec, []) is None
+    ranks = [("config.json", 1), ("model.safetensors", 5), ("rank0.engine", 3), ("rank1.engine", 3)]
+    assert loaded_bytes(file(engine="{kind: tensorrt_llm_engine}").spec, ranks) == 6
 
 
 def test_lock_says_it(file, capsys):

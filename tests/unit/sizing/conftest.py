@@ -8,6 +8,7 @@ import pytest
 from fakes.configs import config_of
 
 from packager.sizing.ask import Asked, demand_of
+from packager.sizing.compiled import Limits
 from packager.sizing.demand import Demand
 from packager.spec.load import load_spec
 
@@ -16,12 +17,23 @@ Make = Callable[..., Demand]
 
 @pytest.fixture
 def demand(tmp_path: Path) -> Make:
-    """`demand(CONFIG, SPEC, files=..., context=..., requests=...)`: what a spec asks; SPEC are lines without name and weights."""
+    """`demand(CONFIG, SPEC, files=..., limits=..., context=..., requests=...)`: what a spec asks.
 
-    def make(config: str | Mapping[str, Any], spec: str, *, files: int | None = None, **asked: int) -> Demand:
+    SPEC are its lines without the name and, unless `weights` are given, the weights.
+    """
+
+    def make(
+        config: str | Mapping[str, Any],
+        spec: str,
+        *,
+        files: int | None = None,
+        limits: Limits | None = None,
+        weights: str = "weights: {source: 'file://w'}",
+        **asked: int,
+    ) -> Demand:
         path = tmp_path / "packager.yaml"
-        path.write_text(f"name: m\nweights: {{source: 'file://w'}}\n{spec}\n")
+        path.write_text(f"name: m\n{weights}\n{spec}\n")
         read = config_of(config) if isinstance(config, str) else config
-        return demand_of(load_spec(path), read, Asked(**asked), where="config.json", files=files)
+        return demand_of(load_spec(path), read, Asked(**asked), where="config.json", files=files, limits=limits)
 
     return make

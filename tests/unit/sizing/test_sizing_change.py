@@ -105,3 +105,14 @@ def test_a_larger_gpu_computes_in_the_models_numbers(demand):
     asked = demand("baichuan2-13b", "engine: {kind: transformers}\nhardware: {gpu: a10g}", context=1024)
     change = next(one for one in changes_that_fit(asked) if one.kind == "gpu")
     assert change.words == "`hardware.gpu: a100-40gb`"
+
+
+def test_a_gpu_that_no_longer_has_a_format_is_no_mend(demand):
+    """TensorRT-LLM dropped int8 of weights and cache for Blackwell."""
+    spec = "engine: {kind: tensorrt_llm_engine}\nhardware: {gpu: GPU}\nquantization: int8"
+    asked = demand("deepseek-v3", spec.replace("GPU", "h200"), context=4096)
+    words = " ".join(change.words for change in changes_that_fit(asked))
+    assert "b200" not in words
+    assert "b300" not in words
+    asked = demand("llama-3-8b", spec.replace("GPU", "b200"), requests=200)
+    assert {change.kind: change.words for change in changes_that_fit(asked)}["kv_cache"] == "`engine.kv_cache: fp8`"

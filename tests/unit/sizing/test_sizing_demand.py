@@ -3,14 +3,17 @@
 from dataclasses import replace
 
 import pytest
+from fakes import compiled
 from fakes.configs import config_of
 
 from packager.errors import SpecError
+from packager.recipes import RECIPES
 from packager.recipes.gpus import GPUS
 from packager.sizing.cache import cache_format, held_tokens, token_bytes
+from packager.sizing.compiled import Limits
 from packager.sizing.demand import measure, weights_bytes
 from packager.sizing.engines import CONTEXT, ENGINES
-from packager.sizing.formats import CACHES, width_of_weights
+from packager.sizing.formats import width_at_load, width_of_weights
 from packager.sizing.shape import read_shape
 
 GIB = 2**30
@@ -54,14 +57,6 @@ class TestCache:
         assert cached("mistral-7b-v0.2", tensor=4) == cached("mistral-7b-v0.2") / 4
         assert cached("gemma-2b", tensor=4) == cached("gemma-2b")  # one head of keys, on every GPU
         assert cached("deepseek-v3", tensor=8) == cached("deepseek-v3")
-
-    def test_eight_requests_of_internlm_as_lmdeploy_measured_them(self):
-        """LMDeploy's memory table (InternLM-7B, 2,048 tokens a request): 8 more requests take 8,256 MiB, 4,128 in int8."""
-        config = config_of("baichuan2-13b") | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
-        shape = read_shape(config | {"intermediate_size": 11008, "vocab_size": 103168}, where="")
-        each = token_bytes(shape, CACHES["bfloat16"], 1) * 32
-        assert 8 * 2048 * each / 2**20 == pytest.approx(8256, rel=0.01)
-        assert 8 * 2048 * token_bytes(shape, CACHES["fp8"], 1) * 32 / 2**20 == pytest.approx(4128, rel=0.01)
 
     def test_a_window_bounds_what_a_request_holds(self):
         shape = read_shape(config_of("gemma-3-1b"), where="")
@@ -221,15 +216,6 @@ class TestFits:
         assert not large.fits
         assert large.cache == 20 * GIB
 
-    def test_a_share_of_what_the_weights_leave(self, demand):
-        """LMDeploy's cache_max_entry_count: 0.8 of the memory that is free beside the weights, or what the spec says."""
-        asked = replace(demand("internlm2-7b", "engine: {kind: vllm}\nhardware: {gpu: l4}"), engine="lmdeploy")
-        asked = replace(asked, place=replace(asked.place, share=1.0))
-        free = GPUS["l4"].bytes - CONTEXT - measure(asked).weights
-        assert measure(asked).room == int(free * 0.8)
-        half = replace(asked, place=replace(asked.place, cache_share=0.5))
-        assert measure(half).room == int(free * 0.5)
-
     def test_layers_on_the_cpu_take_nothing_of_the_gpu(self, demand):
         spec = "engine: {kind: llama_cpp, gpu_layers: LAYERS}\nhardware: {gpu: t4}"
         whole = measure(demand("llama-3-8b", spec.replace("LAYERS", "-1"), files=8 * 10**9))
@@ -246,14 +232,199 @@ class TestFits:
         assert demand("baichuan2-13b", VLLM, context=4096).context == 4096
 
     def test_an_engine_that_is_not_known_is_refused_by_name(self, demand):
-        with pytest.raises(SpecError, match="how the engine tensorrt_llm takes memory is not known here"):
-            demand("llama-3-8b", "engine: {kind: tensorrt_llm}\nhardware: {gpu: h100}")
+        with pytest.raises(SpecError, match="how the engine echo takes memory is not known here"):
+            demand("llama-3-8b", "engine: {kind: echo}", weights="")
 
     def test_eager_takes_no_graphs(self, demand):
         hardware = "hardware: {gpu: l4}"
         graphs = measure(demand("phi-2", f"{VLLM}\n{hardware}")).workspace
         eager = measure(demand("phi-2", f"engine: {{kind: vllm, eager: true}}\n{hardware}")).workspace
         assert graphs - eager == ENGINES["vllm"].graphs
+
+
+INTERNLM = {
+    "model_type": "internlm",
+    "torch_dtype": "float16",
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 103168,
+    "max_position_embeddings": 2048,
+    "bias": True,
+}
+"""internlm/internlm-chat-7b."""
+MEASURED = {8: (22337, 18241), 16: (30593, 22369), 32: (47073, 30625), 48: (63553, 38881)}
+"""LMDeploy's table of memory (docs of 0.0.x, KV cache in int8), MiB by requests at once: in 16 bits, and in int8."""
+
+
+class TestLmdeploy:
+    SPEC = "engine: {kind: lmdeploy, ENGINE}\nhardware: {gpu: a100-80gb}"
+
+    def lmdeploy(self, demand, engine, config=INTERNLM, **asked):
+        return measure(demand(config, self.SPEC.replace("ENGINE", engine), **asked))
+
+    @pytest.mark.parametrize("requests", [16, 32, 48])
+    @pytest.mark.parametrize(("kind", "column"), [("auto", 0), ("int8", 1)])
+    def test_further_requests_take_what_lmdeploy_measured(self, demand, requests, kind, column):
+        """Today's int8 has a scale and a zero point for each head, 4 bytes to 128: the table's had one for a layer."""
+        few, many = (self.lmdeploy(demand, f"kv_cache: {kind}", requests=one).cache for one in (8, requests))
+        scales = 1 if kind == "auto" else (128 + 4) / 128
+        assert (many - few) / 2**20 == pytest.approx(
+            (MEASURED[requests][column] - MEASURED[8][column]) * scales, rel=0.01
+        )
+
+    @pytest.mark.parametrize("requests", MEASURED)
+    def test_what_int8_saves_is_what_lmdeploy_measured(self, demand, requests):
+        """-4096, -8224, -16448 and -24672 MiB, less the scales that it has today."""
+        wide, narrow = (self.lmdeploy(demand, f"kv_cache: {one}", requests=requests).cache for one in ("auto", "int8"))
+        less = MEASURED[requests][0] - MEASURED[requests][1]
+        assert (wide - narrow) / 2**20 == pytest.approx(less * (128 - 4) / 128, rel=0.005)
+
+    def test_int4_is_half_of_int8_but_for_the_scales(self, demand):
+        eight, four = (self.lmdeploy(demand, f"kv_cache: {one}", requests=8).cache for one in ("int8", "int4"))
+        assert four / eight == (64 + 4) / (128 + 4)
+
+    def test_a_share_of_what_the_weights_leave(self, demand):
+        """cache_max_entry_count: 0.8 of the memory that is free beside the weights, or what the spec says."""
+        sizes = self.lmdeploy(demand, "kv_cache: auto")
+        free = GPUS["a100-80gb"].bytes - CONTEXT - sizes.weights
+        assert sizes.room == int(free * 0.8)
+        assert self.lmdeploy(demand, "cache_share: 0.5").room == int(free * 0.5)
+
+    def test_requests_are_rounded_up_to_blocks_of_64(self, demand):
+        assert self.lmdeploy(demand, "kv_cache: auto", context=65).cache == 128 * 2 * 32 * 4096 * 2
+
+    def test_two_gpus_share_layers_and_heads(self, demand):
+        one = self.lmdeploy(demand, "kv_cache: int8")
+        spec = self.SPEC.replace("ENGINE", "tensor_parallel: 2, kv_cache: int8").replace("80gb", "80gb, count: 2")
+        two = measure(demand(INTERNLM, spec))
+        assert two.weights == pytest.approx(one.weights / 2, rel=0.001)
+        assert two.cache == one.cache / 2
+
+    @pytest.mark.parametrize(("group", "gigabytes"), [(128, 4.15), (64, 4.29), (32, 4.55)])
+    def test_awq_by_its_group_size(self, demand, group, gigabytes):
+        """4 bits, and 20 for each group: smaller groups are more of these. (TurboMind refuses 64: lock/check.py)"""
+        said = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True}
+        sizes = self.lmdeploy(demand, "backend: pytorch", config_of("mistral-7b-v0.2") | {"quantization_config": said})
+        assert sizes.weights == pytest.approx(gigabytes * 1e9, rel=0.01)
+
+    def test_a_format_that_is_not_known_is_refused(self, demand):
+        with pytest.raises(SpecError, match="what `kv_cache: turbo_quant` takes is not known"):
+            self.lmdeploy(demand, "backend: pytorch, kv_cache: turbo_quant")
+
+
+class TestTensorrtLlm:
+    ENGINE = "engine: {kind: tensorrt_llm_engine}\nhardware: {gpu: a100-40gb}\nquantization: "
+    TORCH = "engine: {kind: tensorrt_llm}\nhardware: {gpu: h100}\nquantization: "
+    LINEAR, REST = 6979321856, 7241732096 - 6979321856
+
+    @pytest.mark.parametrize(
+        ("word", "bits"), [("none", 16), ("int8", 8), ("int4", 4), ("awq", 4.125), ("gptq", 4.25), ("fp8", 8)]
+    )
+    def test_what_is_compiled_in(self, demand, word, bits):
+        """Linear layers; embedding, lm_head and norms stay."""
+        assert weights_bytes(demand("mistral-7b-v0.2", self.ENGINE + word)) == self.LINEAR * bits / 8 + self.REST * 2
+
+    def test_experts_are_compiled_in_eight_bits_too(self, demand):
+        assert weights_bytes(demand("mixtral-8x7b", f"{self.ENGINE}int8")) == pytest.approx(46.7e9, rel=0.01)
+
+    @pytest.mark.parametrize(("word", "bits"), [("none", 16), ("fp8", 8), ("awq", 4.125)])
+    def test_checkpoints_of_modelopt(self, demand, word, bits):
+        """Whether the spec says it or their config.json."""
+        said = {
+            "quantization_config": {"quant_method": "modelopt", "quant_algo": {"awq": "W4A16_AWQ"}.get(word, "FP8")}
+        }
+        expected = self.LINEAR * bits / 8 + self.REST * 2
+        assert weights_bytes(demand("mistral-7b-v0.2", self.TORCH + word)) == expected
+        if word != "none":
+            assert weights_bytes(demand(config_of("mistral-7b-v0.2") | said, f"{self.TORCH}none")) == expected
+
+    @pytest.mark.parametrize("spec", [ENGINE, TORCH])
+    def test_a_share_of_what_all_else_leaves(self, demand, spec):
+        """free_gpu_memory_fraction, of what is free after weights and activations: 0.9, or what the spec says."""
+        asked = demand("mistral-7b-v0.2", f"{spec}none")
+        sizes = measure(asked)
+        free = GPUS[asked.place.gpu].bytes - sizes.weights - sizes.workspace
+        assert sizes.room == int(free * 0.9)
+        half = spec.replace("{kind", "{gpu_memory: 0.5, kind")
+        assert measure(demand("mistral-7b-v0.2", f"{half}none")).room == int(free * 0.5)
+
+    def test_as_tensorrt_llm_sizes_a_cache(self, demand):
+        """Blocks of 32 tokens, and no scale beside a head: 131,072 bytes a token of Mistral-7B, half in int8 or fp8."""
+        for spec, kind in ((self.ENGINE, "int8"), (self.TORCH, "fp8")):
+            narrow = spec.replace("{kind", f"{{kv_cache: {kind}, kind")
+            wide, half = (measure(demand("mistral-7b-v0.2", f"{one}none", context=65)) for one in (spec, narrow))
+            assert (wide.cache, half.cache) == (96 * 131072, 48 * 131072)
+
+    def test_graphs_are_the_pytorch_engines_alone(self, demand):
+        compiled, torch = (measure(demand("mistral-7b-v0.2", f"{one}none")) for one in (self.ENGINE, self.TORCH))
+        assert torch.workspace - compiled.workspace == ENGINES["tensorrt_llm"].graphs
+
+    def test_gpus_share_a_compiled_engine(self, demand):
+        two = self.ENGINE.replace("engine}", "engine, tensor_parallel: 2}").replace("40gb", "40gb, count: 2")
+        one, half = (measure(demand("mistral-7b-v0.2", f"{spec}none")) for spec in (self.ENGINE, two))
+        assert half.weights == pytest.approx(one.weights / 2, rel=0.001)
+        assert half.token == one.token / 2
+
+    def test_files_say_how_large_a_compiled_engine_is(self, demand):
+        assert weights_bytes(demand("mistral-7b-v0.2", f"{self.ENGINE}int8", files=7_500_000_000)) == 7_500_000_000
+
+    def test_limits_that_were_compiled_in(self, demand):
+        """From engine.json, else what `conversion` will compile in, else TensorRT-LLM's defaults."""
+        made = f"{self.ENGINE}none\nconversion: {{source: 'file://m', MORE}}"
+        limits = Limits(4096, 2048)
+        asked = demand("mistral-7b-v0.2", f"{self.ENGINE}none", limits=limits)
+        assert (asked.context, asked.piece) == (4096, 2048)
+        asked = demand("mistral-7b-v0.2", made.replace("MORE", "max_seq_len: 8192, max_num_tokens: 1024"))
+        assert (asked.context, asked.piece) == (8192, 1024)
+        asked = demand("mistral-7b-v0.2", made.replace("MORE", "max_input_len: 16384"), context=20000)
+        assert (asked.context, asked.piece) == (20000, 16384)
+        asked = demand("mistral-7b-v0.2", f"{self.ENGINE}none")
+        assert (asked.context, asked.piece) == (32768, 8192)
+        small = demand("mistral-7b-v0.2", f"{self.ENGINE}none", limits=limits)
+        assert measure(small).workspace < measure(asked).workspace
+
+    def test_an_engines_own_configuration(self, demand):
+        """TensorRT-LLM's config.json, as it stands beside a compiled engine, says the same as the model's."""
+        own = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8}
+        config = compiled.config(**{f"pretrained_config__{key}": one for key, one in own.items()})
+        config["pretrained_config"] |= {"num_attention_heads": 32, "head_size": 128, "max_position_embeddings": 32768}
+        config["pretrained_config"]["quantization"]["quant_algo"] = "W8A16"
+        asked, same = demand(config, f"{self.ENGINE}int8"), demand("mistral-7b-v0.2", f"{self.ENGINE}int8")
+        assert (asked.shape.layers, asked.shape.family, asked.shape.estimated) == (32, same.shape.family, "")
+        assert weights_bytes(asked) == weights_bytes(same)
+        assert (asked.context, asked.piece) == (4096, 8192)
+        assert weights_bytes(demand(config, f"{self.ENGINE}none")) == weights_bytes(same)  # it is what it says it is
+
+    def test_heads_that_are_not_a_part_of_the_width(self, demand):
+        config = compiled.config()
+        config["pretrained_config"] |= {**config_of("mistral-7b-v0.2"), "head_size": 256}
+        assert demand(config, f"{self.ENGINE}none").shape.head_dim == 256
+
+    def test_a_configuration_without_limits(self, demand):
+        config = compiled.config(build_config=...)
+        config["pretrained_config"] |= config_of("mistral-7b-v0.2")
+        assert demand(config, f"{self.ENGINE}none").context == 32768
+
+    @pytest.mark.parametrize("word", ["int8", "int4", "awq", "gptq"])
+    def test_words_and_algorithms_are_the_same_widths(self, word):
+        algorithm = next(
+            one.weights[0] for one in RECIPES["tensorrt_llm_engine"].formats["quantization"] if one.name == word
+        )
+        assert width_at_load("tensorrt_llm_engine", word) == width_of_weights(f"modelopt:{algorithm}", {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("lmdeploy", "cache_share"), ("tensorrt_llm_engine", "gpu_memory"), ("tensorrt_llm", "gpu_memory")],
+)
+def test_the_cache_has_the_share_that_the_spec_gives_it(demand, kind, option):
+    asked = demand("mistral-7b-v0.2", f"engine: {{kind: {kind}}}\nhardware: {{gpu: h100}}")
+    assert asked.place.cache_share == ENGINES[kind].share
+    other = demand("mistral-7b-v0.2", f"engine: {{kind: {kind}, {option}: 0.25}}\nhardware: {{gpu: h100}}")
+    assert (other.place.cache_share, other.place.share) == (0.25, 1.0)
 
 
 def test_no_gpu_has_more_memory_than_is_sold_nor_much_less():

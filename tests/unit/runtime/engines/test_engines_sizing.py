@@ -9,8 +9,8 @@ import torch
 from fakes.configs import COUNTS, config_of
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from packager.sizing.cache import token_bytes
-from packager.sizing.formats import CACHES, width_at_load
+from packager.sizing.cache import cache_format, token_bytes
+from packager.sizing.formats import width_at_load
 from packager.sizing.shape import read_shape
 
 _TINY = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 128, "pad_token_id": 0, "num_hidden_layers": 2}
@@ -69,7 +69,9 @@ def test_bytes_of_a_token_in_a_real_cache(name, changed):
         model(torch.arange(tokens).unsqueeze(0), past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     shape = read_shape(config, where="")
-    assert held == tokens * shape.layers * token_bytes(shape, CACHES["bfloat16"], 1)
+    assert held == tokens * shape.layers * token_bytes(
+        shape, cache_format("auto", engine="transformers", dtype="bfloat16"), 1
+    )
 
 
 @pytest.mark.parametrize("double", [False, True])
