@@ -13,16 +13,22 @@ from .manifest import MANIFEST_PATH
 from .spec.load import SPEC_NAME
 from .spec.parse import parse_yaml
 
+REFUSAL = "refusal.txt"
+"""What `packager lock` says of an example that no supported engine serves."""
 _TREE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One example: its name, its spec's description, and its folder."""
+    """One example: its name, its spec's description, and its folder.
+
+    `refused` says that no supported engine serves it: it is there for the reason, and for what to use instead.
+    """
 
     name: str
     summary: str
     path: Path
+    refused: bool
 
 
 def catalog(tree: Path = _TREE) -> tuple[CatalogEntry, ...]:
@@ -31,7 +37,7 @@ def catalog(tree: Path = _TREE) -> tuple[CatalogEntry, ...]:
     if not (tree / "pyproject.toml").is_file():
         return ()
     specs = sorted((tree / "examples").glob(f"*/{SPEC_NAME}"))
-    return tuple(CatalogEntry(spec.parent.name, _summary(spec), spec.parent) for spec in specs)
+    return tuple(_entry(spec) for spec in specs)
 
 
 def find(name_or_path: str, tree: Path = _TREE) -> Path:
@@ -58,7 +64,8 @@ def _mend(name: str, known: list[str]) -> str:
     return f"give the path of a spec; `packager init {name}` makes one"
 
 
-def _summary(spec: Path) -> str:
+def _entry(spec: Path) -> CatalogEntry:
     value = parse_yaml(spec.read_bytes()).value
     text = value.get("description") if isinstance(value, dict) else None
-    return text if isinstance(text, str) else ""
+    refused = (spec.parent / REFUSAL).is_file()
+    return CatalogEntry(spec.parent.name, text if isinstance(text, str) else "", spec.parent, refused)

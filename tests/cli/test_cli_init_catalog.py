@@ -117,6 +117,12 @@ def test_the_catalog_lists_folders_with_a_spec(tree):
     assert [(one.name, one.summary) for one in catalog(tree)] == [("hello", "Says hello"), ("mistral-7b", "")]
 
 
+def test_what_no_engine_serves_is_marked(tree):
+    assert [one.refused for one in catalog(tree)] == [False, False]
+    (tree / "examples" / "mistral-7b" / "refusal.txt").write_text("error: packager.yaml:2:16: no\n")
+    assert [one.refused for one in catalog(tree)] == [False, True]
+
+
 def test_examples_beside_an_installed_package_are_somebody_elses(tree):
     (tree / "pyproject.toml").unlink()
     assert catalog(tree) == ()
@@ -156,4 +162,6 @@ def test_the_real_catalog_is_right(capsys):
         # another reader of YAML sees the same names
         assert yaml.safe_load((Path(one["path"]) / "packager.yaml").read_bytes())["name"] == one["name"]
     assert main(["catalog"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [one["name"] for one in listed]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [one["name"] for one in listed]
+    assert [line[1] == "refused:" for line in lines] == [one["refused"] for one in listed]
