@@ -44,6 +44,16 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
         say(note)
 
 
+def check_dropped(file: SpecFile, model: ModelFacts) -> None:
+    """Raise SpecError for a model that the engine no longer has.
+
+    To be asked first: what is to be done about the code and the formats of such weights depends on the engine that is next.
+    """
+    problems = _dropped(file, model)
+    if problems:
+        raise SpecError.collect(problems)
+
+
 def check_files(file: SpecFile, paths: Sequence[str]) -> None:
     """Raise SpecError unless the weights have the file, and only one, that `quantization` says they are.
 

@@ -20,7 +20,7 @@ from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_cod
 from ..weights.source import Source, SourceFile, read_file
 from .built import check_built, facts_of_built
 from .compiled import lock_compiled
-from .gates import check_weights
+from .gates import check_dropped, check_weights
 from .lockfile import WeightsLock
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .origin import Origin, at
@@ -89,7 +89,10 @@ def _choose(file: SpecFile, asked: WeightsSpec, source: Origin) -> tuple[SourceF
     listed = source.inventory()
     chosen = tuple(one for one in listed if asked.include is None or _matches(one.path, asked.include))
     _raise(check_names(chosen, where=where))  # before anything is read
-    _raise(_code(source, chosen, file, asked, where))
+    refused = _code(source, chosen, file, asked, where)
+    if refused and RECIPES[file.spec.engine.kind].folder:
+        check_dropped(file, _model(source, chosen, "", where))  # then there is nothing to mend for this engine
+    _raise(refused)
     return chosen
 
 
