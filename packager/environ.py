@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,10 +165,17 @@ ALL: tuple[Variable, ...] = (
 
 
 def cache_root(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of the local stores; it need not exist yet."""
+    """The folder of the local stores; it need not exist yet. Raises SettingError for a link that leads nowhere."""
     values = os.environ if environ is None else environ
     if chosen := CACHE.get(values):
-        return Path(chosen)
-    if base := values.get("XDG_CACHE_HOME", ""):
-        return Path(base) / "packager"
-    return Path(values.get("HOME") or Path.home()) / ".cache" / "packager"
+        path = Path(chosen)
+    elif base := values.get("XDG_CACHE_HOME", ""):
+        path = Path(base) / "packager"
+    else:
+        path = Path(values.get("HOME") or Path.home()) / ".cache" / "packager"
+    with suppress(OSError):  # what may not even be looked at is told by whoever needs it
+        if path.is_symlink() and not path.exists():
+            what = f"the folder of the stores is a link to {path.readlink()}, which is not there"
+            mend = f"make that folder, or name another one ({CACHE.name})"
+            raise SettingError(what, where=str(path), mend=mend)
+    return path

@@ -26,6 +26,10 @@ from .package.sources import read_ingredients
 from .package.write import keep_edits, write_package
 from .spec.load import load_spec
 from .spec.model import ModelSpec
+from .weights.leases import leased
+
+_HOLDER = "packager build"
+"""What `packager store` calls a build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,15 @@ class Built:
 
 
 def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
-    """Build the spec at `source`, or the package at `source` as it stands, into `options.output`."""
+    """Build the spec at `source`, or the package at `source` as it stands, into `options.output`.
+
+    The whole store is held meanwhile: what a build will need of it is not known beforehand.
+    """
+    with leased(tools.store, _HOLDER, None):
+        return _build(source, options, tools)
+
+
+def _build(source: Path, options: BuildOptions, tools: Tools) -> Built:
     if is_package(source):
         package = read_package(source)
         with hold(options.output, package.manifest.name, waiting=tools.say) as output:
@@ -94,6 +106,11 @@ def _finish(package: Package, beside: Path, reference: str, output: Output, tool
 
 def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]:
     """What `build` would do, as plain values. Writes nothing but a lock that is missing or out of date."""
+    with leased(tools.store, _HOLDER, None):
+        return _previewed(source, options, tools)
+
+
+def _previewed(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]:
     if is_package(source):
         old = read_package(source)
         return _preview(source, old.files, _old_name(old, options), plan_image(old.manifest, old.lock, old.files))

@@ -43,13 +43,13 @@ def command(
     from ..image.describe import describe_layout
     from ..pipeline import BuildOptions, build, preview
     from .progress import Progress
-    from .tools import make_tools
+    from .tools import shown_tools
 
     offline = options.pop("offline")
     source = find(spec)
     with Progress.start(quiet=console.quiet) as progress:
         chosen = BuildOptions(**options)
-        tools = make_tools(progress, offline=offline)
+        tools = shown_tools(progress, offline=offline)
         if dry_run:
             plan = preview(source, chosen, tools)
         else:

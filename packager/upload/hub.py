@@ -122,7 +122,10 @@ class HubDestination:
         except errors.HfHubHTTPError as error:
             status = error.response.status_code
             if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise OutputError("the hub does not let this token write here", where=where, mend=_LOG_IN) from error
+                what = "the hub does not let this token write here"
+                if "authorization" not in error.response.request.headers:
+                    what = "the hub lets nobody write without a token, and none was sent"
+                raise OutputError(what, where=where, mend=_LOG_IN) from error
             mend = "run it again: what was sent is not sent again"
             raise OutputError(f"the hub refused with status {status}", where=where, mend=mend) from error
         except errors.OfflineModeIsEnabled as error:

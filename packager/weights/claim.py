@@ -7,7 +7,6 @@ of its own name, which nobody else opens.
 """
 
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -17,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .flock import ALONE, AT_ONCE, lock
+
 FORMAT = 1
-_UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What file systems answer that make no file without a name (open(2), O_TMPFILE)."""
 
@@ -61,7 +61,7 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
             if error.errno not in _NOT_OURS:
                 raise
             return private_claim(folder, sha256, size)
-        held = _lock(descriptor)
+        held = lock(descriptor, ALONE | AT_ONCE)
         if held is False:
             os.close(descriptor)
             return None
@@ -99,7 +99,7 @@ def private_claim(folder: Path, sha256: str, size: int) -> Claim:
     journal = folder / f"{name}.journal"
     _begin_journal(journal, sha256, size)
     descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
-    _lock(descriptor)  # tells `prune` that it lives, where locks do something
+    lock(descriptor, ALONE | AT_ONCE)  # tells `prune` that it lives, where locks do something
     return Claim(folder / f"{name}.part", journal, descriptor, private=True)
 
 
@@ -130,24 +130,11 @@ def _write_and_close(descriptor: int, data: bytes, name: Path | None = None) -> 
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool | None:
-    """True: locked. False: another has it. None: this file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _UNLOCKABLE:
-            return None
-        raise
-    return True
-
-
 def _excludes(journal: Path) -> bool:
     """Whether a second lock on the journal, which is locked, is refused: some file systems grant every lock."""
     descriptor = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return _lock(descriptor) is False
+        return lock(descriptor, ALONE | AT_ONCE) is False
     finally:
         os.close(descriptor)
 

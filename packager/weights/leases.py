@@ -5,8 +5,6 @@ however the process ends. It is taken before files are looked for, through a gat
 removed: what is found after that stays.
 """
 
-import errno
-import fcntl
 import json
 import os
 import platform
@@ -21,9 +19,9 @@ from typing import BinaryIO
 from ..manifest import Manifest, WeightsManifest, decode
 from ..store import Store
 from .claim import machine
+from .flock import ALONE, AT_ONCE, SHARED, lock
 
 _READABLE = 0o644
-_UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Leasing:
         with gate(self._store, shut=False):
             file = temporary.open("xb", buffering=0)
             try:
-                _lock(file.fileno(), fcntl.LOCK_EX)
+                lock(file.fileno(), ALONE)
                 os.fchmod(file.fileno(), _READABLE)
                 file.write(json.dumps(asdict(self._lease())).encode())
                 temporary.replace(final)  # nobody sees it before it is locked and whole
@@ -70,15 +68,6 @@ class Leasing:
         self._held = (final, file)
         if self._files and self._store.recall("names", self._holder) != self._files:
             self._store.remember("names", self._holder, self._files)  # for lists, when nobody holds them any more
-
-    def release(self) -> None:
-        """Give the files up. Idempotent."""
-        if self._held is not None:
-            path, file = self._held
-            self._held = None
-            with suppress(OSError):
-                path.unlink()
-            file.close()
 
     def _lease(self) -> Lease:
         return Lease(self._holder, os.getpid(), platform.node(), machine(), int(time.time()), self._files)
@@ -129,7 +118,7 @@ def gate(store: Store, *, shut: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        _lock(descriptor, fcntl.LOCK_EX if shut else fcntl.LOCK_SH)
+        lock(descriptor, ALONE if shut else SHARED)
         yield
     finally:
         os.close(descriptor)
@@ -138,10 +127,7 @@ def gate(store: Store, *, shut: bool) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock on the file; also where its file system has no locks to tell."""
     with path.open("rb") as file:
-        try:
-            return not _lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        return lock(file.fileno(), SHARED | AT_ONCE) is not True
 
 
 def _living(path: Path) -> Lease | None:
@@ -159,19 +145,6 @@ def _living(path: Path) -> Lease | None:
     # Locks of another machine may not be seen here. A machine that was started anew has its old name.
     elsewhere = lease.machine != machine() and lease.host != platform.node()
     return lease if held or elsewhere else None
-
-
-def _lock(descriptor: int, operation: int) -> bool:
-    """Whether it was locked: some file systems have no locks. Raises BlockingIOError when asked not to wait."""
-    try:
-        fcntl.flock(descriptor, operation)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno in _UNLOCKABLE:
-            return False
-        raise
-    return True
 
 
 def _paths(store: Store) -> list[Path]:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from .. import environ
-from ..errors import LoadError, TransferError
+from ..errors import LoadError, Problem, TransferError
 from .http import HttpReader, Place
 from .source import Reader, SourceFile
 
@@ -29,16 +29,27 @@ _HEADS = 16
 _CONNECT_SECONDS = 10
 _GONE = frozenset({"404", "NoSuchKey", "NotFound"})
 _BUSY = frozenset({"429", "503", "SlowDown", "ServiceUnavailable", "Throttling", "TooManyRequests"})
-_PERHAPS_A_FOLDER = _GONE | {"403", "AccessDenied"}
-"""What a key that is none gets: those who may not list are not told whether it is there."""
+_DENIED = frozenset({"403", "AccessDenied"})
 
 _KEYS = (
     f"check {environ.AWS_ACCESS_KEY_ID.name} and {environ.AWS_SECRET_ACCESS_KEY.name}, or the profile they come from"
 )
-_RIGHTS = (
-    "allow s3:ListBucket on the bucket and s3:GetObject on what is below the prefix (s3:PutObject too, to upload) "
-    f"to these credentials, or use others ({environ.AWS_PROFILE.name}, {environ.AWS_ACCESS_KEY_ID.name})"
-)
+_RIGHTS: Mapping[str, tuple[str, str]] = {
+    "ListObjectsV2": (
+        "the bucket may not be listed",
+        "s3:ListBucket on the bucket and s3:GetObject on what is below the prefix",
+    ),
+    "HeadObject": (
+        "the object may not be read, or there is none and the bucket may not be listed either",
+        "s3:GetObject on it and s3:ListBucket on the bucket",
+    ),
+}
+"""By what was asked: what a store means that denies it, and the rights that are lacking.
+
+Those who may not list are not told whether an object is there:
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
+"""
+_MAY_NOT_WRITE = ("nothing may be written there", "s3:PutObject on what is below the prefix")
 _REGION = f"set {environ.AWS_DEFAULT_REGION.name} to the bucket's region"
 _REFUSALS: Mapping[str, tuple[str, str]] = {
     "NoSuchBucket": (
@@ -46,10 +57,6 @@ _REFUSALS: Mapping[str, tuple[str, str]] = {
         f"check its name, and that {environ.AWS_ENDPOINT_URL_S3.name} names the store it is in",
     ),
     "NoSuchKey": ("there is no such object", "check the address: `s3://BUCKET/PREFIX`"),
-    "AccessDenied": (
-        "access is denied",
-        _RIGHTS,
-    ),
     "InvalidAccessKeyId": ("the store does not know this access key", _KEYS),
     "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _KEYS),
     "ExpiredToken": ("the credentials have expired", "get new ones (`aws sso login`, or a new session token)"),
@@ -62,7 +69,7 @@ _REFUSALS: Mapping[str, tuple[str, str]] = {
     "400": ("the store refused the request", f"{_REGION}, and check that the credentials have not expired"),
 }
 """Codes of refusals (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html): what it is, how to mend it."""
-_SAME = {"404": "NoSuchKey", "NotFound": "NoSuchKey", "403": "AccessDenied", "301": "PermanentRedirect"}
+_SAME = {"404": "NoSuchKey", "NotFound": "NoSuchKey", "301": "PermanentRedirect"}
 """Answers without a body (to HEAD) have a status instead of a code."""
 
 
@@ -108,16 +115,6 @@ class Bucket:
             found: Mapping[str, Any] = client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
             return found
 
-    def find(self, key: str) -> Mapping[str, Any] | None:
-        """The same, or None where the store does not say that there is such an object."""
-        try:
-            return self.head(key)
-        except LoadError as error:
-            answer = getattr(error.__cause__, "response", {})  # a ClientError's
-            if answer.get("Error", {}).get("Code") in _PERHAPS_A_FOLDER:
-                return None
-            raise
-
     def digests(self, keys: Iterable[str]) -> dict[str, str | None]:
         """The sha256 of each of `keys`, where the store knows it."""
         listed = tuple(keys)
@@ -155,6 +152,7 @@ class S3Source:
         self._bucket = Bucket(name)
         self._known = False
         self._whole: bool | None = None
+        self._denied: tuple[Problem, ...] = ()  # what the store said where it did not let us look for the one object
 
     @property
     def uri(self) -> str:
@@ -165,6 +163,8 @@ class S3Source:
             found = self._bucket.head(self._prefix)
             return (SourceFile(self._name, int(found["ContentLength"]), object_sha256(found)),)
         sizes = {key: size for key, size in self._bucket.keys(self._folder) if not _hidden(key[len(self._folder) :])}
+        if not sizes and self._denied:
+            raise LoadError.collect(self._denied)
         if not sizes:
             mend = "check the address: `s3://BUCKET/PREFIX`"
             raise LoadError("there are no weights here", where=self.uri, mend=mend)
@@ -183,10 +183,19 @@ class S3Source:
         """
         key = self._prefix if path == self._name and self._is_object() else f"{self._folder}{path}"
         if path in asked or not self._known:
-            self._bucket.head(key)
+            self._ask(key, path)
             self._known = True
         asked.add(path)
         return Place(self._bucket.sign(key), {})
+
+    def _ask(self, key: str, path: str) -> None:
+        """Raise what is wrong with `key`; where it is not there, what was wrong with the one object of its name."""
+        try:
+            self._bucket.head(key)
+        except LoadError as error:
+            if self._denied and path == self._name and _code(error) in _GONE:
+                raise LoadError.collect(self._denied) from error
+            raise
 
     @property
     def _name(self) -> str:
@@ -198,8 +207,19 @@ class S3Source:
 
     def _is_object(self) -> bool:
         if self._whole is None:
-            self._whole = bool(self._name) and self._bucket.find(self._prefix) is not None
+            self._whole = bool(self._name) and self._has_object()
         return self._whole
+
+    def _has_object(self) -> bool:
+        """Whether the store says that the prefix is an object's key: those who may not read it are not told."""
+        try:
+            self._bucket.head(self._prefix)
+        except LoadError as error:
+            if (code := _code(error)) not in _GONE | _DENIED:
+                raise
+            self._denied = error.problems if code in _DENIED else ()
+            return False
+        return True
 
 
 def object_sha256(head: Mapping[str, Any]) -> str | None:
@@ -228,18 +248,29 @@ def s3_errors(where: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _refused(error.response, where) from error
+        raise _refused(error.response, error.operation_name, where) from error
     except BotoCoreError as error:
         raise _failed(error, where) from error
 
 
-def _refused(answer: Mapping[str, Any], where: str) -> LoadError:
+def _code(error: LoadError) -> str:
+    """The store's own word for what became `error`; empty where the store said nothing."""
+    answer: Mapping[str, Any] = getattr(error.__cause__, "response", {})  # a ClientError's
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _refused(answer: Mapping[str, Any], asked: str, where: str) -> LoadError:
     told = answer.get("Error", {})
     status, code = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), str(told.get("Code", ""))
     if code in _BUSY or status in (429, 503):
         return TransferError(f"the store asks for less: {code}", where=where, mend="try again later", busy=True)
     if status >= 500:
         return TransferError(f"the store failed: {status} {code}", where=where, mend="try again later")
+    if code in _DENIED:
+        what, rights = _RIGHTS.get(asked, _MAY_NOT_WRITE)
+        mend = f"allow {rights} to these credentials, or use others"
+        named = f"({environ.AWS_PROFILE.name}, {environ.AWS_ACCESS_KEY_ID.name})"
+        return LoadError(f"access is denied: {what}", where=where, mend=f"{mend} {named}")
     unknown = (f"the store refused: {code}: {str(told.get('Message', '')).partition(chr(10))[0]}", "")
     what, mend = _REFUSALS.get(_SAME.get(code, code), unknown)
     return LoadError(what, where=where, mend=mend)

@@ -25,6 +25,31 @@ def test_a_word_that_says_nothing_is_refused(variable, value):
     assert problem.mend
 
 
+@pytest.mark.parametrize("variable", ["PACKAGER_CACHE", "XDG_CACHE_HOME", "HOME"])
+def test_stores_in_a_link_that_leads_nowhere(tmp_path, variable):
+    below = {"PACKAGER_CACHE": "", "XDG_CACHE_HOME": "packager", "HOME": ".cache/packager"}[variable]
+    link = tmp_path / "values" / below
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "gone")
+    given = {variable: str(tmp_path / "values")}
+    with pytest.raises(SettingError) as caught:
+        environ.cache_root(given)
+    (problem,) = caught.value.problems
+    assert problem.where == str(link)
+    assert problem.what == f"the folder of the stores is a link to {tmp_path}/gone, which is not there"
+    assert "PACKAGER_CACHE" in problem.mend
+    (tmp_path / "gone").mkdir()
+    assert environ.cache_root(given) == link
+
+
+def test_stores_that_do_not_exist_yet_or_may_not_be_looked_at(tmp_path):
+    assert environ.cache_root({"PACKAGER_CACHE": str(tmp_path / "new")}) == tmp_path / "new"
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(SettingError, match="is a link to"):
+        environ.cache_root({"PACKAGER_CACHE": str(loop)})
+
+
 def test_any_value_where_no_words_are_told():
     assert environ.CACHE.get({"PACKAGER_CACHE": "ture"}) == "ture"
     assert environ.CACHE.get({}) == ""

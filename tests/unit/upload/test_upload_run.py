@@ -223,6 +223,18 @@ def test_a_hub_that_does_not_know_us(folder: Path, store: Store, hub: Hub, monke
     assert "hf_stranger" not in text
 
 
+def test_a_hub_that_gets_no_token(
+    folder: Path, store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))  # read at its import
+    text = refused(folder, "hf://ada/llama", store)
+    assert text == (
+        "hf://ada/llama: the hub lets nobody write without a token, and none was sent: "
+        "set HF_TOKEN to a token that may write there, or log in with `hf auth login`"
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

@@ -235,6 +235,39 @@ def test_rights_that_end_while_it_reads_are_named(s3: FakeS3) -> None:
             list(reader.read(file.path, 10, 20, file.size))
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["as load() does", "as lock does"])
+def test_one_object_that_may_not_be_read_is_not_called_missing(s3: FakeS3, listed: bool) -> None:
+    s3.put("models", "gguf/model.gguf", WEIGHTS)
+    s3.refusals = [Refusal(r"(GET|HEAD) /models/gguf/model\.gguf$", 403, "AccessDenied")]
+    source = open_source("s3://models/gguf/model.gguf")
+    with closing(source.connect()) as reader, pytest.raises(LoadError) as caught:
+        _ = source.inventory() if listed else list(reader.read("model.gguf", 0, 10, len(WEIGHTS)))
+    (problem,) = caught.value.problems
+    assert problem.where == "s3://models/gguf/model.gguf"
+    assert problem.what.startswith("access is denied: the object may not be read, or there is none")
+    assert "s3:GetObject" in problem.mend
+    assert "s3:ListBucket" in problem.mend
+
+
+def test_a_bucket_that_may_not_be_listed(s3: FakeS3) -> None:
+    put_folder(s3)
+    s3.refusals = [Refusal("(GET|HEAD) /models(/tiny)?$", 403, "AccessDenied")]
+    text = refused(open_source("s3://models/tiny"))
+    assert "access is denied: the bucket may not be listed: allow s3:ListBucket" in text
+
+
+def test_a_folder_whose_own_name_may_not_be_asked_about(s3: FakeS3) -> None:
+    """Rights to what is below the prefix alone: nobody needs any to an object of the prefix's name."""
+    put_folder(s3)
+    s3.refusals = [Refusal("HEAD /models/tiny$", 403, "AccessDenied")]
+    source = open_source("s3://models/tiny")
+    assert read_file(source, source.inventory()[0]) == CONFIG
+    unlisted = open_source("s3://models/tiny")
+    with closing(unlisted.connect()) as reader, pytest.raises(LoadError, match="no such object") as caught:
+        list(reader.read("gone.bin", 0, 10, 10))
+    assert caught.value.problems[0].where == "s3://models/tiny/gone.bin"
+
+
 def test_a_file_that_is_gone_is_named(s3: FakeS3) -> None:
     put_folder(s3)
     source = open_source("s3://models/tiny")
