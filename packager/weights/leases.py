@@ -69,6 +69,15 @@ class Leasing:
         if self._files and self._store.recall("names", self._holder) != self._files:
             self._store.remember("names", self._holder, self._files)  # for lists, when nobody holds them any more
 
+    def release(self) -> None:
+        """Give the files up. Idempotent."""
+        if self._held is not None:
+            path, file = self._held
+            self._held = None
+            with suppress(OSError):
+                path.unlink()
+            file.close()
+
     def _lease(self) -> Lease:
         return Lease(self._holder, os.getpid(), platform.node(), machine(), int(time.time()), self._files)
 
