@@ -1,14 +1,18 @@
-"""Writes docs/reference/ from the code, so that the two cannot disagree.
+"""Writes docs/reference/, and what `packager plan` says in the examples' READMEs, so that they cannot disagree with the code.
 
 `docs/generate.py --write` writes the pages; `--check` changes nothing, and exits 1 when a page is not what the code says.
 """
 
 import argparse
 import inspect
+import io
 import json
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from packager.recipes.recipe import Recipe, Record, Vendor  # noqa: E402
 from packager.spec import json_schema  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
+EXAMPLES = ROOT / "examples"
 NOTE = "<!-- Made by docs/generate.py: change the code, then run `python docs/generate.py --write`. -->"
 
 
@@ -264,7 +269,37 @@ def signature_text(value: Any) -> str:
     return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", str(signature.replace(parameters=shown))).replace("Ellipsis", "...")
 
 
-def pages() -> dict[str, bytes]:
+PLAN = re.compile(r"(?<=^<!-- plan -->\n).*?(?=^<!-- /plan -->$)", re.DOTALL | re.MULTILINE)
+"""The lines of a README that are `packager plan`'s."""
+
+
+def with_plan(folder: Path) -> str:
+    """The README of an example, with what `packager plan` says of it today: its refusal, too, which a test finds there."""
+    text = (folder / "README.md").read_text("utf-8")
+    return PLAN.sub(lambda _: plan_block(folder), text) if PLAN.search(text) else text
+
+
+def plan_block(folder: Path) -> str:
+    """What `packager plan` prints of a copy without a lock: how large its files are is nobody's but the lock's."""
+    told = io.StringIO()
+    with tempfile.TemporaryDirectory() as work, redirect_stdout(told), redirect_stderr(told):
+        copy = Path(work) / folder.name
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("packager.lock", "dist"))
+        app.main(["plan", "--offline", str(copy)])
+    said = told.getvalue().replace(f"{work}/", "")
+    return f"```text\n$ packager plan {folder.name}\n{said}```\n"
+
+
+def pages() -> dict[Path, bytes]:
+    """Every page that is made, by its path."""
+    readmes = sorted(EXAMPLES.glob("*/README.md"))
+    return {
+        **{REFERENCE / name: text for name, text in reference_pages().items()},
+        **{path: with_plan(path.parent).encode() for path in readmes},
+    }
+
+
+def reference_pages() -> dict[str, bytes]:
     return {
         "api.md": api_page().encode(),
         "cli.md": cli_page().encode(),
@@ -282,11 +317,11 @@ def main() -> int:
     choice.add_argument("--check", action="store_true", help="exit 1 when a page is out of date")
     choice.add_argument("--write", action="store_true", help="write the pages")
     arguments = parser.parse_args()
-    stale = [REFERENCE / name for name, text in pages().items() if not is_current(REFERENCE / name, text)]
+    stale = {path: text for path, text in pages().items() if not is_current(path, text)}
     if arguments.write:
         REFERENCE.mkdir(exist_ok=True)
-        for path in stale:
-            path.write_bytes(pages()[path.name])
+        for path, text in stale.items():
+            path.write_bytes(text)
         return 0
     for path in stale:
         print(f"{path.relative_to(ROOT)} is not what the code says", file=sys.stderr)
