@@ -116,7 +116,13 @@ def _about(demand: "Demand", known: "Known") -> str:
     words += f", {f'{width.bits:.2f} bits' if width else demand.weights.dtype}"
     if known.files is not None and demand.weights.as_stored:
         return f"as large as the files, says {known.files_from}"
-    return f"{words}{f' (estimate: {demand.shape.estimated})' if demand.shape.estimated else ''}"
+    estimated = _estimated(demand)
+    return f"{words}{f' (estimate: {estimated})' if estimated else ''}"
+
+
+def _estimated(demand: "Demand") -> str:
+    width = demand.weights.loaded
+    return "; ".join(filter(None, (demand.shape.estimated, width.estimate if width else "")))
 
 
 def _value(
@@ -135,7 +141,7 @@ def _value(
         "requests": demand.requests,
         "parameters": counted.total,
         "active_parameters": counted.active,
-        "estimated": demand.shape.estimated,
+        "estimated": _estimated(demand),
         "config_from": known.config_from,
         "files": known.files,
         "files_from": known.files_from,

@@ -12,6 +12,7 @@ from .compiled import Limits, config_of_engine, limits_of_engine
 from .demand import Demand, Place, Weights
 from .engines import ENGINES
 from .formats import BYTES, CACHES, Width, width_at_load, width_of_weights
+from .gguf import width_of_gguf
 from .shape import read_shape
 
 
@@ -110,9 +111,10 @@ def _weights(file: SpecFile, config: Mapping[str, Any], facts: ModelFacts, files
     spec = file.spec
     engine = spec.engine
     if engine.kind == "llama_cpp" or spec.quantization == "gguf":
-        if files is None:
+        named = _named(spec) if files is None else None
+        if files is None and named is None:
             raise _unsized(file, "a GGUF file takes what its blocks take")
-        return Weights(None, "float16", files, None, "float16")
+        return Weights(named, "float16", files, named, "float16")
     compute = getattr(engine, "compute_type", None)
     if compute is not None:
         return _converted(file, compute, files)
@@ -129,6 +131,13 @@ def _weights(file: SpecFile, config: Mapping[str, Any], facts: ModelFacts, files
     if width is None and files is None:
         raise _unsized(file, f"what weights take that are {facts.quantization} is not known")
     return Weights(width, loads, files, width, loads)
+
+
+def _named(spec: ModelSpec) -> Width | None:
+    """What the names in the spec say of a GGUF file."""
+    weights = spec.weights
+    names = [weights.file or "", *(weights.include or ()), weights.source] if weights else []
+    return next((width for one in names if (width := width_of_gguf(one)) is not None), None)
 
 
 def _converted(file: SpecFile, compute: str, files: int | None) -> Weights:

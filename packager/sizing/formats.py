@@ -29,7 +29,8 @@ class Width:
     """Bits of one parameter of a quantized matrix, with its share of scales and zero points, and which matrices those are.
 
     `linear` are those of attention and MLP, `experts` those of a mixture of experts, `ends` embedding and lm_head.
-    What is not quantized stays in the format that the model computes in. `source` says who says so.
+    What is not quantized stays in the format that the model computes in. `source` says who says so; `estimate` why it is
+    no more than an estimate.
     """
 
     bits: float
@@ -37,6 +38,7 @@ class Width:
     linear: bool = True
     experts: bool = True
     ends: bool = False
+    estimate: str = ""
 
 
 INT8 = Width(8, _BNB_KEPT, experts=False)
