@@ -13,6 +13,7 @@ from ..errors import IntegrityError, LoadError, RangeError, TransferError
 from ..manifest import WeightsFile
 from ..weights.chunks import PieceHasher, encode_chunks, file_chunks
 from ..weights.file import FileSource
+from ..weights.http import HttpReader
 from ..weights.identity import file_digest, remember_digest
 from ..weights.source import Reader, Source, SourceFile
 from .tools import Tools
@@ -117,11 +118,11 @@ class Origin:
         return WeightsFile(file.path, file.size, hasher.hexdigest(), encode_chunks(file_chunks(pieces.finish())))
 
     def _lock_remote(self, file: SourceFile, seen: bytes | None) -> WeightsFile:
-        """Read into the store, whole each time: the halves of two attempts may be of two versions."""
+        """Read into the store, from the beginning where the halves of two attempts might be of two versions."""
 
         def read() -> WeightsFile:
             pieces = PieceHasher()
-            parts = [seen] if seen is not None else self._stream(file.path, 0, file.size, file.size)
+            parts = [seen] if seen is not None else self._all(file)
             stored = self._tools.store.put(self._counted(file, pieces, parts), name=f"{self.uri}/{file.path}")
             remember_digest(stored.path, stored.status, stored.sha256, self._tools.store)
             return WeightsFile(file.path, file.size, stored.sha256, encode_chunks(file_chunks(pieces.finish())))
@@ -145,15 +146,47 @@ class Origin:
 
     def _persistently(self, read: Callable[[], Read]) -> Read:
         """What `read` gives, tried again where a transfer breaks off."""
-        pause = _PAUSE
-        for _ in range(_TRIES - 1):
+        for failures in range(1, _TRIES):
             try:
                 return read()
             except TransferError as error:
-                rest = pause if error.retry_after is None else error.retry_after
-            self._over.wait(min(rest, _LONGEST_PAUSE))
-            pause *= 2
+                self._rest(failures, error)
         return read()
+
+    def _rest(self, failures: int, error: TransferError) -> None:
+        pause = _PAUSE * 2.0 ** (failures - 1) if error.retry_after is None else error.retry_after
+        self._over.wait(min(pause, _LONGEST_PAUSE))
+
+    def _all(self, file: SourceFile) -> Iterator[bytes]:
+        """All bytes of the file. A transfer that breaks off goes on from there while the place tells that they are the same.
+
+        Raises TransferError where it does not, and the file is to be read from its beginning; LoadError when nothing
+        more comes of it.
+        """
+        done, tag, failures = 0, "", 0
+        while True:
+            began = done
+            try:
+                for data in self._stream(file.path, began, file.size, file.size):
+                    if done == began and (now := self._tag(file.path)) != tag:
+                        if began:
+                            raise _changed(f"{self.uri}/{file.path}")
+                        tag = now
+                    done += len(data)
+                    yield data
+                return
+            except TransferError as error:
+                failures = 1 if done > began else failures + 1
+                if not tag or self._tag(file.path) != tag or isinstance(error, RangeError):
+                    raise
+                if failures == _TRIES:
+                    raise LoadError.collect(error.problems) from error
+                self._rest(failures, error)
+
+    def _tag(self, path: str) -> str:
+        """What this thread's reader last saw that tells the file's bytes from others; empty where its place has no such thing."""
+        reader = self._readers.get(threading.get_ident())
+        return reader.tag(path) if isinstance(reader, HttpReader) else ""
 
     def _whole(self, path: str, start: int, stop: int, size: int) -> bytes:
         return self._persistently(lambda: b"".join(self._stream(path, start, stop, size)))
@@ -169,6 +202,11 @@ class Origin:
             if start or stop == size:
                 raise
             yield from _first(reader.read(path, 0, size, size), stop)
+
+
+def _changed(where: str) -> TransferError:
+    what, mend = "the file changed at its source while it was read", "lock again once nobody writes there any more"
+    return TransferError(what, where=where, mend=mend)
 
 
 def _first(parts: Generator[bytes], stop: int) -> Iterator[bytes]:

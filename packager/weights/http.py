@@ -3,10 +3,11 @@
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from ..errors import LoadError, TransferError
-from .http_answer import check_part, check_plain, length_of, refused, total_of
+from .http_answer import check_part, check_plain, check_unchanged, length_of, refused, tag_of, total_of
 from .http_connection import SAFE, Connections, Exchange, origin_of, shown
 
 PORTION = 1 << 18
@@ -20,8 +21,10 @@ _NO_HEAD = frozenset({400, 403, 405, 501})
 _PART = frozenset({200, 206, 416})
 """What places answer that have the file, whether or not it has the part."""
 _REMEMBERED = 16
-"""Files whose final address one reader remembers."""
+"""Files whose final address, and whose answers, one reader remembers."""
 _HEADERS = {"User-Agent": "packager", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+Known = TypeVar("Known")
 
 Refuse = Callable[[int, Mapping[str, str], str], LoadError]
 """The error of an answer that is no file, by its status, its headers (names in lower case) and where it came from."""
@@ -53,6 +56,14 @@ class Head:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The headers of the first and the last answer with bytes of a file."""
+
+    first: Mapping[str, str]
+    last: Mapping[str, str]
+
+
 class HttpReader:
     """One thread's way to files over HTTP; it answers `Reader`.
 
@@ -69,6 +80,7 @@ class HttpReader:
             connect=settings.connect_seconds, stall=settings.stall_seconds, least=settings.stall_bytes
         )
         self._final: dict[str, Place] = {}  # by path, after redirects: not every range goes through them
+        self._answers: dict[str, _Answers] = {}  # by path
 
     def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
         whole = (start, stop) == (0, size)
@@ -76,12 +88,18 @@ class HttpReader:
         self._require(exchange, _PART)
         try:
             check_part(exchange.status, exchange.headers, (start, stop, size), exchange.where)
+            self._note(path, exchange, anew=start == 0)
             yield from _body(exchange, stop - start)
             exchange.settle()
         except BaseException:
             self._final.pop(path, None)
             exchange.drop()
             raise
+
+    def tag(self, path: str) -> str:
+        """What the file's bytes have at its place and no other bytes there: the last answer's ETag, if it is a strong one."""
+        answers = self._answers.get(path)
+        return tag_of(answers.last) if answers is not None else ""
 
     def head(self, path: str) -> Head:
         """Size and headers of the file at `path`: by HEAD, or by its first byte where HEAD does not tell.
@@ -119,6 +137,16 @@ class HttpReader:
     def close(self) -> None:
         self._connections.close()
 
+    def _note(self, path: str, exchange: Exchange, *, anew: bool) -> None:
+        """Remember the answer, if the file was not written to since the first one; `anew` makes this one the first.
+
+        Raises LoadError.
+        """
+        answers = self._answers.pop(path, None)
+        first = exchange.headers if answers is None or anew else answers.first
+        check_unchanged(first, exchange.headers, exchange.where)
+        _keep(self._answers, path, _Answers(first, exchange.headers))
+
     def _require(self, exchange: Exchange, statuses: Collection[int]) -> None:
         if exchange.status not in statuses:
             exchange.drop()
@@ -144,9 +172,7 @@ class HttpReader:
             exchange.settle()
             exchange, final = self._follow(method, self._locate(path), headers)
         if exchange.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            self._final[path] = final
-            if len(self._final) > _REMEMBERED:
-                del self._final[next(iter(self._final))]
+            _keep(self._final, path, final)
         else:
             exchange.settle()
         return exchange
@@ -165,6 +191,13 @@ class HttpReader:
             if len(seen) > self._most_redirects:
                 what = f"the place redirects more than {self._most_redirects} times"
                 raise LoadError(what, where=exchange.where, mend="give the address that it leads to")
+
+
+def _keep(known: dict[str, Known], path: str, value: Known) -> None:
+    """Remember the value, and forget the one that has stood longest where there are too many."""
+    known[path] = value
+    if len(known) > _REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _redirected(place: Place, exchange: Exchange) -> Place:

@@ -11,6 +11,7 @@ from ..errors import LoadError, RangeError, TransferError
 BUSY = frozenset({429, 503})
 _AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
 """Statuses of a place that may answer otherwise in a while."""
+_RESTORE = "restore the file, or lock and build again if the change is wanted"
 
 
 def check_part(status: int, headers: Mapping[str, str], part: tuple[int, int, int], where: str) -> None:
@@ -34,6 +35,26 @@ def check_part(status: int, headers: Mapping[str, str], part: tuple[int, int, in
     if status == HTTPStatus.OK:
         raise _another_size(where, size, length)
     raise _contradiction(f"it announces {length} bytes where {stop - start} were asked", where)
+
+
+def check_unchanged(first: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
+    """Raise LoadError when the file was written to after the answer with the headers `first`, of which `now` is a later one.
+
+    The place's own clock says so. That its ETag or its date is another would not do: behind one address may stand
+    several machines, each with its own of the same bytes.
+    """
+    if (text := now.get("last-modified", "")) == first.get("last-modified", ""):
+        return
+    modified, answered = _moment(text), _moment(first.get("date", ""))
+    if modified is not None and answered is not None and modified > answered:
+        what = "the file changed at its source while it was fetched"
+        raise LoadError(what, where=where, mend=f"{_RESTORE}; if its bytes are the same, try again")
+
+
+def tag_of(headers: Mapping[str, str]) -> str:
+    """The ETag that no other bytes of this address have; empty where there is none, or a weak one."""
+    tag = headers.get("etag", "")
+    return "" if tag.startswith("W/") else tag
 
 
 def check_plain(headers: Mapping[str, str], where: str) -> None:
@@ -111,10 +132,8 @@ def _check_range(headers: Mapping[str, str], part: tuple[int, int, int], where: 
 
 def _another_size(where: str, size: int, found: int | None) -> LoadError:
     seen = "" if found is None else f": {found} bytes"
-    mend = "restore the file, or lock and build again if the change is wanted"
-    return LoadError(
-        f"the file at the source has another size than the {size} bytes locked{seen}", where=where, mend=mend
-    )
+    what = f"the file at the source has another size than the {size} bytes locked{seen}"
+    return LoadError(what, where=where, mend=_RESTORE)
 
 
 def _contradiction(why: str, where: str) -> TransferError:

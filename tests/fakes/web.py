@@ -218,7 +218,7 @@ class _Pace:
 class Web:
     """`files` are the paths below the root and what lies there; `url` has no slash at its end.
 
-    `faults` is asked at each request, in the connection's thread. `bytes_per_second` limits each connection.
+    `headers` by path are more of a file's, or others. `faults` is asked at each request, in the connection's thread. `bytes_per_second` limits each connection.
     With `tls`, the context of a server, it speaks https.
     """
 
@@ -230,6 +230,7 @@ class Web:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.files: dict[str, Content] = dict(files or {})
+        self.headers: dict[str, Mapping[str, str]] = {}
         self.faults: Callable[[Request], Fault | None] = lambda _: None
         self.bytes_per_second, self.tls = bytes_per_second, tls
         self._requests: list[Request] = []
@@ -423,7 +424,8 @@ def _answer(web: Web, request: Request, fault: Fault | None) -> _Answer:
         return _Answer(fault.code, {"Location": fault.to, "Content-Length": "0"})
     if request.method not in ("GET", "HEAD"):
         return _Answer(405, {"Content-Length": "0", "Allow": "GET, HEAD"})
-    content = web.files.get(unquote(urlsplit(request.path).path).lstrip("/"))
+    path = unquote(urlsplit(request.path).path).lstrip("/")
+    content = web.files.get(path)
     if content is None:
         return _Answer(404, {"Content-Length": "0"})
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -432,6 +434,7 @@ def _answer(web: Web, request: Request, fault: Fault | None) -> _Answer:
     if ranged and start >= stop:
         return _Answer(416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
     headers = {"Accept-Ranges": "bytes", "ETag": _etag(content), "Content-Length": str(stop - start)}
+    headers |= web.headers.get(path, {})
     if ranged:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     answer = _Answer(206 if ranged else 200, headers, (_Span(content, start, stop),))

@@ -1,11 +1,12 @@
 """How weights are read while they are locked: as little as can be, each judged file once, and whole."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from fakes.web import Fault, IgnoreRange, Request, Status, Truncate, Web
 
 from packager.digest import sha256_hex
 from packager.errors import IntegrityError, LoadError, PackagerError, RangeError, TransferError
@@ -15,6 +16,7 @@ from packager.manifest import WeightsFile
 from packager.store import Store
 from packager.weights.chunks import PIECE, chunk_digest, encode_chunks
 from packager.weights.file import FileSource
+from packager.weights.https import HttpsSource
 from packager.weights.source import SourceFile, read_file
 
 BIG = b"".join(bytes([number]) * PIECE for number in range(9)) + b"the rest"
@@ -223,4 +225,79 @@ def test_one_that_fails_ends_those_that_would_go_on_for_ever(tools: Tools) -> No
     shelf = Together({name: name.encode() for name in ("a", "b", "last")}, faults=[fault])
     with pytest.raises(LoadError, match="it is gone"), Origin(shelf, tools) as origin:
         origin.lock(shelf.inventory(), keep=False)
+    assert not list(tools.store.root.glob("tmp/*"))
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web({"a.gguf": BIG}) as web:
+        yield web
+
+
+AGAIN = Status(503, {"Retry-After": "0", "Content-Length": "0"})
+
+
+def lock_from(web: Web, tools: Tools) -> WeightsFile:
+    with Origin(HttpsSource(f"{web.url}/a.gguf"), tools) as origin:
+        (locked,) = origin.lock(origin.inventory(), keep=False)
+    return locked
+
+
+def at_reads(*faults: Fault | Callable[[], Fault] | None) -> Callable[[Request], Fault | None]:
+    """One fault for each GET, in order; then none."""
+    left = list(faults)
+
+    def fault(request: Request) -> Fault | None:
+        one = left.pop(0) if request.method == "GET" and left else None
+        return one() if callable(one) else one
+
+    return fault
+
+
+def begun(web: Web) -> list[int]:
+    return [request.start or 0 for request in web.requests if request.method == "GET"]
+
+
+def test_a_large_file_goes_on_where_it_broke_off(web: Web, tools: Tools) -> None:
+    web.faults = at_reads(Truncate(5 * PIECE), AGAIN, AGAIN, Truncate(2 * PIECE))
+    whole = WeightsFile("a.gguf", len(BIG), sha256_hex(BIG))
+    assert replace(lock_from(web, tools), chunks="") == whole
+    assert begun(web) == [0, *[5 * PIECE] * 3, 7 * PIECE]
+    assert web.sent == len(BIG)
+    assert tools.store.find(whole.sha256, whole.size) is not None
+
+
+def test_what_has_another_version_meanwhile_is_read_from_its_beginning(web: Web, tools: Tools) -> None:
+    """Spliced of both it would be locked, and nobody could ever load it."""
+    other = BIG[::-1]
+
+    def change() -> Fault:
+        web.files["a.gguf"] = other
+        return Truncate(PIECE)
+
+    web.faults = at_reads(Truncate(5 * PIECE), change)
+    assert lock_from(web, tools).sha256 == sha256_hex(other)
+    assert begun(web) == [0, 5 * PIECE, 0]
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"weak"'])
+def test_a_place_that_does_not_tell_its_versions_is_read_from_the_beginning(web: Web, tools: Tools, tag: str) -> None:
+    web.headers["a.gguf"] = {"ETag": tag}
+    web.faults = at_reads(Truncate(5 * PIECE))
+    assert lock_from(web, tools).sha256 == sha256_hex(BIG)
+    assert begun(web) == [0, 0]
+
+
+def test_a_place_that_gives_whole_files_is_read_from_the_beginning(web: Web, tools: Tools) -> None:
+    web.faults = at_reads(Truncate(5 * PIECE), IgnoreRange())
+    assert lock_from(web, tools).sha256 == sha256_hex(BIG)
+    assert begun(web) == [0, 5 * PIECE, 0]
+
+
+def test_a_place_that_gives_nothing_more_is_given_up(web: Web, tools: Tools) -> None:
+    web.faults = at_reads(Truncate(5 * PIECE), *[AGAIN] * 100)
+    with pytest.raises(LoadError, match="503"):
+        lock_from(web, tools)
+    assert begun(web) == [0, *[5 * PIECE] * 4]
+    assert not list(tools.store.root.glob("sha256/*/*"))
     assert not list(tools.store.root.glob("tmp/*"))
