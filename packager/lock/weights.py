@@ -5,16 +5,14 @@ them, and gives each its sha256: the one that its source knows, else one of its 
 import fnmatch
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..errors import Problem, SpecError
 from ..manifest import ADAPTERS_FOLDER, WeightsFile
 from ..recipes import RECIPES
 from ..spec.load import SpecFile
 from ..spec.weights import WeightsSpec
-from ..weights.compiled import FILE, parse_build
 from ..weights.mirrors import open_locked
 from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_code, refuse_pickle
 from ..weights.source import Source, SourceFile, read_file
@@ -24,6 +22,7 @@ from .gates import check_dropped, check_weights
 from .lockfile import WeightsLock
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .origin import Origin, at
+from .tokenizer import TOKENIZER_FILES, check_described, choose_tokenizer
 from .tools import Tools
 
 _HEAD = 1 << 20
@@ -37,27 +36,8 @@ _PART_OF = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter is; the rest of its folder (optimizer states, checkpoints) stays where it is."""
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-"""What is taken of a tokenizer's source, which is a model's whole repository most often: the files that tokenizers of
-transformers save and read, and the one of Mistral's own (vLLM). The rest there is about other weights."""
-
-_ENDS = "generation_config.json"
-"""Which tokens end an answer; engines read it beside the tokenizer. It is the model's own, so that of the weights counts."""
-
-_DESCRIBED = ("tokenizer.json", "tokenizer.model")
-"""The files that an engine.json's `tokenizer_sha256` may be of."""
 _NAMED = 5
-"""Files and folders that a message names; more are counted."""
+"""Files and folders that a message names."""
 
 
 def lock_weights(file: SpecFile, tools: Tools) -> tuple[WeightsLock | None, WeightsLock | None]:
@@ -114,7 +94,7 @@ def _lock_chosen(
     model = _model(source, chosen, entry, where) if described is None else facts_of_built(described)
     check_weights(file, model, tools.say)
     check_built(file, described)
-    _check_tokenizer(file, described, beside)
+    check_described(described, beside, file.where("weights", "tokenizer"))
     if asked.adapters and any(path.startswith(f"{ADAPTERS_FOLDER}/") for path in paths):
         what = f"the weights have a folder {ADAPTERS_FOLDER}/, where the package puts `weights.adapters`"
         raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
@@ -132,51 +112,11 @@ def _lock_tokenizer(
         return None
     where = file.where("weights", "tokenizer")
     with at(where), _origin(asked.tokenizer, asked.tokenizer_revision, file, tools) as source:
-        listed = source.inventory()
-        own = {one.path for one in weights}
-        # What the weights bring themselves of these is theirs.
-        further = {_ENDS, *asked.trusted_code} - own
-        chosen = [one for one in listed if one.path in TOKENIZER_FILES or one.path in further]
-        _check_taken([one.path for one in listed], own, where)
+        chosen = choose_tokenizer(source.inventory(), weights, asked.trusted_code, where)
         _raise(check_names((*weights, *chosen), where=where))
         _raise(_code(source, chosen, file, asked, where))
         files = source.lock(chosen, keep=asked.ship == "in_image")
     return WeightsLock(asked.tokenizer, source.revision or asked.tokenizer_revision or "", files)
-
-
-def _check_taken(paths: Sequence[str], own: Collection[str], where: str) -> None:
-    """A tokenizer's source with these paths must have one, and none of its files may be among the weights' `own`."""
-    there = [name for name in TOKENIZER_FILES if name in paths]
-    if not there:
-        within = sorted({path.rpartition("/")[0] for path in paths if path.endswith("/tokenizer.json")})
-        named = ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
-        what = f"there is no tokenizer: none of {', '.join(TOKENIZER_FILES)}; there is {named or 'nothing'}"
-        mend = (
-            f"name the folder within: {', '.join(within[:_NAMED])}" if within else "name the source of the model's own"
-        )
-        raise SpecError(what, where=where, mend=mend)
-    if both := [name for name in there if name in own]:
-        what = f"the weights have {' and '.join(both)} of their own"
-        raise SpecError(
-            what, where=where, mend="remove `weights.tokenizer`, or leave theirs out with `weights.include`"
-        )
-
-
-def _check_tokenizer(file: SpecFile, described: Mapping[str, Any] | None, beside: Sequence[WeightsFile]) -> None:
-    """A tokenizer from elsewhere must be the one that a compiled engine was described with."""
-    build = None if described is None else parse_build(described)
-    found = {one.path: one.sha256 for one in beside if one.path in _DESCRIBED}
-    if build is None or build.tokenizer_sha256 is None or not found or build.tokenizer_sha256 in found.values():
-        return
-    path, sha256 = min(found.items())
-    what = (
-        f"{path} has the sha256 {sha256[:12]}, and {FILE} says that the compiled model's tokenizer has "
-        f"{build.tokenizer_sha256[:12]}"
-    )
-    model = build.source_model
-    whose = f" ({model.repo} at {model.revision})" if model else ""
-    mend = f"name the source of the model that was compiled{whose}, or its revision in `weights.tokenizer_revision`"
-    raise SpecError(what, where=file.where("weights", "tokenizer"), mend=mend)
 
 
 def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:

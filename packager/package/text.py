@@ -159,7 +159,7 @@ def readme(spec: ModelSpec, manifest: Manifest, lock: Lock) -> str:
     adapters = f" LoRA adapters, each by its name: {', '.join(manifest.adapters)}." if manifest.adapters else ""
     size = f"{sum(file.size for file in weights.files):,} bytes, {weights.ship}" if weights else "none"
     if manifest.tokenizer is not None:
-        size += f"; their tokenizer from {_origin(manifest.tokenizer)}"
+        size += f"; their tokenizer from {manifest.tokenizer.source}"
     return f"""\
 # {spec.name}
 

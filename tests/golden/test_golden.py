@@ -45,13 +45,8 @@ FOLDERS = {
     "model": ("config.json", "model.safetensors", "modeling_own.py"),
     "lora": ("adapter_config.json", "adapter_model.safetensors"),
     "hf://ada/model": ("config.json", "model.safetensors"),
-    "hf://ada/mistral-7b-trt": (
-        "config.json",
-        "engine.json",
-        "rank0.engine",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ),
+    "hf://ada/mistral-7b-trt": ("config.json", "engine.json", "rank0.engine"),
+    "hf://mistralai/Mistral-7B-Instruct-v0.2": ("generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     "s3://models/lora": ("adapter_config.json", "adapter_model.safetensors"),
 }
 INGREDIENTS = Ingredients(
@@ -100,6 +95,7 @@ def make_lock(file: SpecFile, store: Store, folder: Path) -> Lock:
         contests=find_contests(installed),
         requirements=tuple(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in wheels),
         weights=None if weights is None else lock_files(weights.source, store),
+        tokenizer=lock_files(weights.tokenizer, store) if weights and weights.tokenizer else None,
         adapters={one.name: lock_files(one.source, store) for one in weights.adapters} if weights else {},
     )
 

@@ -12,7 +12,8 @@ from packager.digest import sha256_hex
 from packager.errors import FetchError, IntegrityError, LoadError, SpecError
 from packager.lock.drift import drifted
 from packager.lock.sources import check_sources, fetch_sources
-from packager.lock.weights import TOKENIZER_FILES, lock_adapters, lock_weights
+from packager.lock.tokenizer import TOKENIZER_FILES
+from packager.lock.weights import lock_adapters, lock_weights
 from packager.spec.load import SpecFile, load_spec
 
 WEIGHTS = {"config.json": b"{}", "model.safetensors": b"S" * 10}
@@ -23,6 +24,7 @@ TOKENIZER = {
 }
 MODEL = {**WEIGHTS, **TOKENIZER, "README.md": b"x", "pytorch_model.bin": b"\x80", "sub/tokenizer.json": b"{}"}
 """The repository of a whole model, of which the tokenizer alone is wanted."""
+NAME_IT = "name the repository of the model that the weights were made of, or a folder with its tokenizer"
 CODE = b"class Tokenizer: ...\n"
 HUB = "  source: file://weights\n  tokenizer: hf://ada/model\n"
 
@@ -127,12 +129,12 @@ def test_one_that_has_not_what_the_engine_reads(tmp_path, tools):
 @pytest.mark.parametrize(
     ("there", "said", "mend"),
     [
-        ({"README.md": b"", "vocab.txt": b""}, "there is README.md, vocab.txt", "name the source of the model's own"),
+        ({"README.md": b"", "vocab.txt": b""}, "there is README.md, vocab.txt", NAME_IT),
         ({"sub/tokenizer.json": b"{}"}, "there is sub/tokenizer.json", "name the folder within: sub"),
         (
             dict.fromkeys("abcdefg", b""),
             "there is a, b, c, d, e and 2 more",
-            "name the source of the model's own",
+            NAME_IT,
         ),
     ],
 )
@@ -240,9 +242,7 @@ class TestCompiledEngines:
         ((where, what, mend),) = refused(self.spec(tmp_path, "b" * 64), tools)
         found = sha256_hex(TOKENIZER["tokenizer.json"])[:12]
         assert where == ":8:14"
-        assert what == (
-            f"tokenizer.json has the sha256 {found}, and engine.json says that the compiled model's tokenizer has {'b' * 12}"
-        )
+        assert what == (f"tokenizer.json has the sha256 {found}, and engine.json says that the model's has {'b' * 12}")
         assert f"mistralai/Mistral-7B-Instruct-v0.2 at {'a' * 40}" in mend
 
 
