@@ -158,14 +158,17 @@ def _bytes(counted: Parameters, width: Width | None, number: int, tensor: int, p
 
 
 def _workspace(demand: Demand) -> int:
-    """Activations of one piece of prompts, the logits of each request, CUDA graphs: an allowance, not a measurement.
+    """Activations of one piece of prompts, the logits of each request, CUDA graphs: an allowance.
 
-    Four vectors as wide as the model and two as its MLP for each token; logits in float32, and once more for sampling.
+    For each token four vectors as wide as the model, three as its MLP (four where a MLP without a gate has GELU in steps),
+    sine and cosine of its position, and two numbers of 64 bits: what transformers 5.17 was seen to take. Logits in
+    float32, and once more for sampling.
     """
     shape, memory = demand.shape, demand.memory
     tokens = min(demand.piece, demand.context * demand.slots)
     inner = shape.experts.width * shape.experts.used if shape.experts else shape.inner
     number = BYTES[demand.weights.dtype]
-    activations = tokens * (4 * shape.hidden + 2 * inner) * number
+    matrices = 3 if shape.family.gated else 4
+    activations = tokens * ((4 * shape.hidden + matrices * inner + 2 * shape.head_dim) * number + 16)
     logits = 2 * demand.slots * shape.vocabulary * 4
     return activations + logits + (0 if demand.place.eager or demand.place.gpu is None else memory.graphs)

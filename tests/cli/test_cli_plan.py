@@ -5,6 +5,7 @@ import shutil
 from hashlib import sha256
 
 import pytest
+from fakes.cli import ROOT
 from fakes.compiled import description
 from fakes.configs import CONFIGS, COUNTS
 from fakes.hub import Hub
@@ -50,10 +51,10 @@ def test_the_table(project, capsys):
         "m: what vllm takes of the GPU\n"
         "  weights       13.49 GiB  7.24 billion parameters, bfloat16\n"
         "  KV cache       4.00 GiB  1 request of 32,768 tokens, 131,072 bytes a token\n"
-        "  workspace      1.30 GiB  an allowance: CUDA, activations, logits, graphs\n"
-        "  total         18.79 GiB\n"
-        "  a100-40gb     40.00 GiB  one, of which 92% are the engine's\n"
-        "fits: 18.63 GiB to spare, 185,399 tokens of cache fit\n"
+        "  workspace      1.49 GiB  an allowance: CUDA, activations, logits, graphs\n"
+        "  total         18.97 GiB\n"
+        "  a100-40gb     39.38 GiB  one, of which 92% are the engine's\n"
+        "fits: 18.00 GiB to spare, 180,232 tokens of cache fit\n"
     )
     assert "5 of 32 requests (`serving.max_concurrency`) run at once" in said.err
 
@@ -101,8 +102,10 @@ def test_an_engine_without_weights(tmp_path, capsys):
     assert "has no weights, so there is nothing to size" in capsys.readouterr().err
 
 
-def test_the_example_by_name(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path))
+def test_a_gguf_file_of_this_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "examples" / "hello", "hello", ignore=shutil.ignore_patterns("packager.lock"))
     assert main(["plan", "hello", "--json", "--offline"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["bytes"]["weights"] == found["files"] == 4657952
@@ -128,10 +131,10 @@ class TestCompiled:
             "m: what tensorrt_llm_engine takes of the GPU\n"
             "  weights        6.99 GiB  7.24 billion parameters, 8.00 bits\n"
             "  KV cache       4.00 GiB  1 request of 32,768 tokens, 131,072 bytes a token\n"
-            "  workspace      1.32 GiB  an allowance: CUDA, activations, logits, graphs\n"
-            "  total         12.31 GiB\n"
-            "  a100-40gb     40.00 GiB  one; 90% of what is free is for the cache\n"
-            "fits: 24.52 GiB to spare, 233,652 tokens of cache fit\n"
+            "  workspace      1.67 GiB  an allowance: CUDA, activations, logits, graphs\n"
+            "  total         12.66 GiB\n"
+            "  a100-40gb     39.38 GiB  one; 90% of what is free is for the cache\n"
+            "fits: 23.65 GiB to spare, 226,479 tokens of cache fit\n"
         )
 
     def test_what_is_compiled_in_is_said_where_it_does_not_fit(self, project, capsys):

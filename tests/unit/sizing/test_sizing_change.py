@@ -13,10 +13,10 @@ def kinds(changes):
 
 
 def test_every_change_fits_and_one_of_each_kind(demand):
-    asked = demand("mistral-7b-v0.2", "engine: {kind: vllm}\nhardware: {gpu: a10g}", requests=4)
+    asked = demand("mistral-7b-v0.2", "engine: {kind: vllm}\nhardware: {gpu: a10g}", requests=4, context=28672)
     assert not measure(asked).fits
     found = changes_that_fit(asked)
-    assert kinds(found) == ["requests", "context", "weights", "gpus", "gpu"]
+    assert kinds(found) == ["requests", "context", "quantization", "weights", "gpus", "gpu"]
     assert all(measure(change.demand).fits for change in found)
 
 
