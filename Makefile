@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What bootstrap.py found missing on this machine and unpacked from a Debian package (libgomp.so.1), without root.
 demo test engines: export LD_LIBRARY_PATH := $(CURDIR)/.venv/lib/system$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 
-.PHONY: demo test engines lint format bench docs requirements core dev clean docker-base
+.PHONY: demo test engines lint format bench catalog docs requirements core dev clean docker-base
 
 demo: core  ## build examples/hello, serve it with bentoml, stream an answer
 	@$(BIN)/python examples/demo.py
@@ -33,6 +33,12 @@ bench: dev  ## the numbers of README and docs, as ratios in one run
 	$(BIN)/python benchmarks/loading.py
 	@if [ -x .venv-vllm/bin/python ]; then .venv-vllm/bin/python benchmarks/vllm_serving.py; \
 	else echo "vLLM left out: there is no .venv-vllm (make engines)"; fi
+	@if [ -x .venv-vllm/bin/python ] && [ -x .venv-transformers/bin/python ]; then \
+	.venv-vllm/bin/python benchmarks/walkthroughs.py; \
+	else echo "walk-throughs left out: there is no .venv-vllm or no .venv-transformers (make engines)"; fi
+
+catalog: dev  ## every example locked, packaged and imaged, with real wheels (some 25 GB): a table of digests and layers
+	@$(BIN)/python .ci/catalog.py
 
 docs: dev  ## regenerate docs/reference
 	$(BIN)/python docs/generate.py --write
