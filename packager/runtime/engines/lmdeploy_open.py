@@ -11,8 +11,6 @@ from typing import Any
 
 from lmdeploy.messages import PytorchEngineConfig, TurbomindEngineConfig
 from lmdeploy.serve.core.async_engine import AsyncEngine
-from lmdeploy.turbomind import is_available
-from lmdeploy.turbomind.supported_models import is_supported
 from lmdeploy.utils import get_logger
 
 from ...errors import LoadError
@@ -50,15 +48,26 @@ def open_llm(setup: EngineSetup, options: LmdeployOptions, weights: Path) -> Any
 
 def _refuse_others(setup: EngineSetup, weights: Path) -> None:
     """LMDeploy's own `pipeline` would take its PyTorch engine in these cases, and only log it."""
-    if not is_available():
+    if not _turbomind_is_there():
         what = "TurboMind cannot be loaded on this machine: its library needs CUDA 12's, and NVIDIA's driver"
         raise LoadError(what, mend="run it on a machine with an NVIDIA GPU, from the package's requirements.txt")
+    from lmdeploy.turbomind.supported_models import is_supported
+
     if not is_supported(str(weights), trust_remote_code=setup.own_code):
         raise LoadError(
             "TurboMind does not run this model",
             where=str(weights),
             mend="build the package with `engine.backend: pytorch`",
         )
+
+
+def _turbomind_is_there() -> bool:
+    """Whether its library can be loaded. Up to 0.17 to import it loads it; from 0.18 on it is asked."""
+    try:
+        from lmdeploy import turbomind
+    except ImportError:
+        return False
+    return bool(getattr(turbomind, "is_available", lambda: True)())
 
 
 def _quiet() -> None:

@@ -1,4 +1,4 @@
-"""LMDeploy's adapter over a stand-in for the library, whose signatures are the wheel's (test_engines_lmdeploy_signatures.py)."""
+"""LMDeploy's adapter over a stand-in for the library, whose signatures are the wheel's (test_engines_signatures.py)."""
 
 import asyncio
 import json
@@ -117,6 +117,18 @@ async def test_without_turbominds_library_it_does_not_start(folder, monkeypatch)
     import lmdeploy.turbomind
 
     monkeypatch.setattr(lmdeploy.turbomind, "LIBRARY", False)
+    with pytest.raises(LoadError, match="TurboMind cannot be loaded on this machine"):
+        await start_of(make_setup(folder))
+    await start_of(make_setup(folder, backend="pytorch"))
+
+
+async def test_before_0_18_importing_turbomind_tells_whether_it_is_there(folder, monkeypatch):
+    import lmdeploy.turbomind
+
+    monkeypatch.delattr(lmdeploy.turbomind, "is_available")
+    await start_of(make_setup(folder))
+    monkeypatch.delattr(lmdeploy, "turbomind")
+    monkeypatch.setitem(sys.modules, "lmdeploy.turbomind", None)  # as where its library does not load
     with pytest.raises(LoadError, match="TurboMind cannot be loaded on this machine"):
         await start_of(make_setup(folder))
     await start_of(make_setup(folder, backend="pytorch"))

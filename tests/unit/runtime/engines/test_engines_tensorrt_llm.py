@@ -1,7 +1,6 @@
 """TensorRT-LLM's two adapters over a stand-in for the library: arguments, streams, aborts, failures, a life."""
 
 import asyncio
-import inspect
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -294,14 +293,3 @@ async def test_a_token_that_ends_an_answer_is_no_text(folder):
 
 def test_the_adapters_are_listed():
     assert set(KINDS) <= set(ADAPTERS)
-
-
-RECORD = json.loads((Path(models.__file__).parents[1] / "signatures/tensorrt_llm.json").read_text())
-RECORDED = [(name, said) for module in RECORD["modules"].values() for name, said in module.items() if name != "commit"]
-
-
-@pytest.mark.parametrize(("name", "recorded"), RECORDED, ids=[name for name, _ in RECORDED])
-def test_the_stand_in_has_the_signatures_that_were_read(library, name, recorded):
-    owner, method = name.split(".")
-    _, *parameters = inspect.signature(getattr(getattr(library, owner), method)).parameters.values()
-    assert [str(one.replace(annotation=one.empty)).replace(" = ", "=") for one in parameters] == recorded
