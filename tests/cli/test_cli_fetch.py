@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fakes.stores import loading_package, write_weights
 from fakes.web import Status, Web
 
 from packager.lock.lockfile import WeightsLock
-from packager.manifest import WeightsFile, read_manifest
+from packager.manifest import MANIFEST_PATH, WeightsFile, WeightsManifest, read_manifest
 from packager.spec.load import load_spec
 from packager.store import Store
 
@@ -93,6 +94,19 @@ class TestPackages:
         make_package(tmp_path / "dist/inside", weights=source, vendored=False)
         assert fetch("dist/echo").stdout == "hello has no weights: there is nothing to fetch\n"
         assert fetch("dist/inside").stdout == "hello has its weights in the package: there is nothing to fetch\n"
+
+    def test_a_tokenizer_from_elsewhere_comes_too(self, fetch, store, package):
+        with Web({"t/tokenizer.json": b"[]"}) as web:
+            manifest = read_manifest(package)
+            beside = (WeightsFile("tokenizer.json", 2, sha256(b"[]")),)
+            tokenizer = WeightsManifest(f"{web.url}/t/", "", "on_load", ".", beside)
+            (package / MANIFEST_PATH).write_bytes(replace(manifest, tokenizer=tokenizer).to_bytes())
+            done = fetch("hello")
+            assert done.returncode == 0, done.stderr
+            assert f"{sha256(b'[]')[:12]}  {web.url}/t/tokenizer.json" in done.stdout
+        assert files(store) == sorted([sha256(A), sha256(B), sha256(b"[]")])
+        (tree,) = (store.root / "trees").iterdir()
+        assert sorted(path.name for path in tree.iterdir()) == ["a.bin", "b.bin", "tokenizer.json"]
 
     def test_many_files_are_summed_up(self, fetch, tmp_path):
         many = write_weights(tmp_path / "many", **{f"f{number:03}": b"%d" % number for number in range(50)})

@@ -47,6 +47,8 @@ def test_what_init_comments_out_is_right_too(folder, engine):
     if engine != "echo":
         assert file.spec.engine.context_length == 4096
         assert file.spec.weights.chat_template == "chat.jinja"
+    if RECIPES[engine].folder:
+        assert file.spec.weights.tokenizer == "hf://OWNER/NAME"
     if engine in ("transformers", "vllm"):
         assert file.spec.hardware.gpu == "a100-40gb"
 

@@ -1,0 +1,41 @@
+"""`packager inspect` of a package: what it has of weights, and from where."""
+
+import json
+from pathlib import Path
+
+from fakes.cli import packager
+from fakes.locks import INGREDIENTS, make_lock, make_spec
+
+from packager.package.plan import plan_package
+from packager.package.write import write_package
+from packager.store import Store
+
+
+def make_package(folder: Path, **weights: str) -> Path:
+    """A package of vLLM that loads its weights; none are there."""
+    spec = make_spec(engine={"kind": "vllm"}, weights={"source": "hf://ada/model", "ship": "on_load", **weights})
+    folder.mkdir()
+    write_package(plan_package(spec, make_lock(spec), INGREDIENTS), folder, Store(folder.parent / "cache"))
+    return folder
+
+
+def inspect(package: Path, *options: str) -> str:
+    done = packager("inspect", package, *options, cwd=package.parent, cache=package.parent / "cache")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_weights_and_the_tokenizer_from_elsewhere(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "hello", tokenizer="hf://ada/other")
+    value = json.loads(inspect(package, "--json"))["package"]
+    assert [one["path"] for one in value["weights"]] == ["config.json", "model.safetensors"]
+    assert [one["path"] for one in value["tokenizer"]] == ["tokenizer.json", "tokenizer_config.json"]
+    lines = inspect(package).splitlines()
+    assert "weights   2 (70,000,012 bytes)" in lines
+    assert "tokenizer 2 (50 bytes)" in lines
+
+
+def test_a_package_without_one_has_no_line_of_it(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "hello")
+    assert json.loads(inspect(package, "--json"))["package"]["tokenizer"] == []
+    assert not [line for line in inspect(package).splitlines() if line.startswith("tokenizer")]
