@@ -86,6 +86,11 @@ def test_stream_and_whole_answer_are_the_same(server: ProcessServer) -> None:
     assert pieces[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
 
 
+def test_the_log_says_which_engine_computes_where_a_library_has_several(server: ProcessServer, case: Case) -> None:
+    (ready,) = server.events("ready")
+    assert ready.get("backend") == case.options.get("backend")
+
+
 def test_what_the_model_cannot_do_is_a_400(server: ProcessServer) -> None:
     answer = httpx.post(server.url + "/predict", json={"prompt": "word " * (CONTEXT + 1)}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")

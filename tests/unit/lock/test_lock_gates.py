@@ -231,6 +231,13 @@ class TestCheck:
                 "write `auto`, `int8` or `int4`, or `backend: pytorch`",
             ),
             (
+                "kind: lmdeploy, kv_cache: turbo_quant",
+                [gpu("l4")],
+                "turbo_quant",
+                "`kv_cache: turbo_quant` is for LMDeploy's PyTorch engine",
+                "write `auto`, `int8` or `int4`, or `backend: pytorch`",
+            ),
+            (
                 "kind: lmdeploy, kv_cache: fp8, backend: pytorch",
                 [gpu("a100-40gb")],
                 "fp8",
@@ -427,6 +434,14 @@ class TestWeights:
                 "'file",
                 "lmdeploy's turbomind takes gptq in groups of 128; these weights are in groups of 32",
                 "use the engine transformers, use the engine vllm or quantize them in groups of 128",
+            ),
+            (
+                "kind: lmdeploy",
+                [gpu("l4")],
+                facts("compressed-tensors:pack-quantized", group=64),
+                "'file",
+                "lmdeploy's turbomind takes compressed-tensors in groups of 32 or 128; these weights are in groups of 64",
+                "write `backend: pytorch`, use the engine transformers, use the engine vllm or quantize them in groups of 32 or 128",
             ),
             (
                 "kind: vllm",

@@ -98,6 +98,18 @@ async def test_the_engine_that_computes_is_the_one_that_was_asked_for_and_says_s
     assert (facts.engine, facts.version, facts.context_length, facts.slots) == ("lmdeploy", "1", 256, 4)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_the_format_of_the_cache_reaches_the_engine_that_computes(folder, library, backend):
+    await start_of(make_setup(folder, backend=backend, kv_cache="int8"))
+    assert library.MADE[-1].engine.engine_config.quant_policy.name == "INT8"
+
+
+async def test_a_format_that_turbomind_lacks_is_lmdeploys_own_refusal_in_a_package_that_was_edited(folder):
+    """The spec refuses it by name (tests/unit/lock/test_lock_gates.py)."""
+    with pytest.raises(LoadError, match="LMDeploy cannot start: AssertionError: FP8 is not supported"):
+        await start_of(make_setup(folder, kv_cache="fp8"))
+
+
 async def test_turbomind_is_the_default(folder, library):
     await start_of(make_setup(folder))
     assert library.MADE[-1].backend == "turbomind"

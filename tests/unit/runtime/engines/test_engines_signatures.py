@@ -73,6 +73,14 @@ def lacking(name: str, record: Any) -> list[str]:
     return SCRIPT.lacking(record, SCRIPT.READ[engine], [*used, *mapped(engine)])
 
 
+@pytest.mark.parametrize("name", [name for name in sorted(RECORDS) if name.startswith("lmdeploy")])
+@pytest.mark.parametrize("word", ["int4", "int8", "fp8", "fp8_e5m2", "turbo_quant"])
+def test_the_words_of_the_cache_mean_to_lmdeploy_what_they_say(name, word):
+    """Its numbers are no bits: 42 is a format by name, 16 is FP8."""
+    numbers = RECORDS[name]["modules"]["lmdeploy/messages.py"]["QuantPolicy"]["fields"]
+    assert config_words(make_setup(), LmdeployOptions(kv_cache=word))["quant_policy"] == int(numbers[word.upper()])
+
+
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_every_version_that_is_packaged_has_what_the_adapter_uses(name):
     assert not lacking(name, RECORDS[name])
