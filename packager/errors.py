@@ -12,6 +12,7 @@ border per library, with `from`.
     ├── FetchError         locked bytes cannot be obtained
     ├── IntegrityError     bytes are not the bytes that were locked
     ├── PackageError       a package folder cannot be written or read
+    ├── ConvertError       a step of a conversion failed
     ├── ImageError         an image cannot be planned, written or read
     ├── RegistryError      a container registry refused or failed
     ├── DockerError        a Docker Engine refused or failed
@@ -110,6 +111,12 @@ class PackageError(PackagerError):
     """A package folder cannot be planned, written or read."""
 
     code = "package"
+
+
+class ConvertError(PackagerError):
+    """A step of a conversion failed; the error repeats the last that it said."""
+
+    code = "convert"
 
 
 class ImageError(PackagerError):

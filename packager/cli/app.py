@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "catalog": "List the example specs that can be built by name.",
     "lock": "Resolve a spec to exact bytes.",
     "plan": "Say what a model takes of its GPUs, and whether it fits.",
+    "convert": "Make the weights of a spec: compile an engine where its GPU is.",
     "build": "Build the package and the image of a spec.",
     "inspect": "Show what is in a package or an image.",
     "verify": "Compare an image with what its package says it is.",

@@ -1,1 +1,1 @@
-"""Weights in, weights out: so far the description of engines that were compiled by hand (describe)."""
+"""Weights in, weights out: engines compiled where the GPU is (plan, run), and the description of those compiled by hand."""

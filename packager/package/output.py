@@ -30,6 +30,7 @@ class Output:
         self.folder = folder
         self.name = name
         self._staged: dict[Path, Path] = {}
+        self._scratch: list[Path] = []
 
     def stage(self, final: str) -> Path:
         """A new empty folder that becomes `folder/final` at `commit`."""
@@ -37,6 +38,12 @@ class Output:
         staging.chmod(0o755)
         self._staged[self.folder / final] = staging
         return staging
+
+    def scratch(self) -> Path:
+        """A new empty folder for what is under way, on the same disk: gone when the output is let go, or held again."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=_prefix(self.name)))
+        self._scratch.append(folder)
+        return folder
 
     def commit(self) -> None:
         """Swap everything staged into place. After the journal is on disk there is no way back."""
@@ -48,10 +55,11 @@ class Output:
         self._staged.clear()
 
     def discard(self) -> None:
-        """Remove what was staged and not committed."""
-        for staging in self._staged.values():
-            shutil.rmtree(staging, ignore_errors=True)
+        """Remove what was staged and not committed, and what was under way."""
+        for folder in (*self._staged.values(), *self._scratch):
+            shutil.rmtree(folder, ignore_errors=True)
         self._staged.clear()
+        self._scratch.clear()
 
 
 @contextmanager

@@ -1,3 +1,3 @@
-from .llmapi import _TrtLLM as LLM
+from .building import _TrtLLM as LLM
 
 __all__ = ["LLM"]

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from stand_in_weights import open_weights
 
+from .configs import BuildConfig, CalibConfig, QuantAlgo, QuantConfig  # noqa: F401 -- here is where it has them
+
 _STEP_SECONDS = 0.001
 _BEST = 3.0
 """The score of the token that repeats the prompt, before penalties; no other has so much."""

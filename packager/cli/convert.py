@@ -1,0 +1,141 @@
+"""`packager convert`: the weights of a spec out of the model that it names."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import Console
+from .progress import Progress, size
+
+if TYPE_CHECKING:
+    from ..convert.plan import ConvertPlan
+    from ..convert.source import Found
+    from ..lock.tools import Tools
+    from ..spec.load import SpecFile
+    from ..upload.destination import Destination
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+_KEYWORDS = {"BuildConfig": "build_config", "QuantConfig": "quant_config", "CalibConfig": "calib_config"}
+"""Each config and the keyword of LLM that takes it."""
+
+
+@click.command("convert")
+@click.argument("spec", default=".")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the engine; a new or an empty one.",
+)
+@click.option("--upload", is_flag=True, help="Upload the engine to the spec's `weights.source` afterwards.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, with every call, and do nothing.")
+@click.option("--image", metavar="REFERENCE", help="The image that this runs in, best by digest, for engine.json.")
+@click.option(
+    "--gpu-memory",
+    "memory",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="What a GPU must have to run the engine, where that is less than the GPU here has.",
+)
+@click.pass_obj
+def command(console: Console, /, spec: str, *, output: Path, dry_run: bool, **options: Any) -> None:
+    """Make the weights of SPEC out of the model that its `conversion` names.
+
+    For `tensorrt_llm_engine`: fetch the model, merge the adapter, quantize and compile with TensorRT-LLM, and describe
+    the engine (engine.json). Run it in NVIDIA's image on the kind of GPU that will serve; `--dry-run` runs anywhere, and
+    shows the command for that. A folder that was not finished does not get its name; run again, what was fetched is kept.
+    """
+    from ..catalog import find
+    from ..convert.describe import Told
+    from ..convert.run import convert
+    from ..spec.load import load_spec
+    from .tools import make_tools
+    from .watching import Shown
+
+    file = load_spec(find(spec))
+    with Progress.start(quiet=console.quiet) as progress:
+        tools = make_tools(progress)
+        plan = _plan(file, output.absolute(), tools, upload=options["upload"])
+        target = _target(plan, file, tools)
+        if not dry_run:
+            convert(plan, file, Told(options["memory"], options["image"]), tools, Shown(progress, plan.name))
+            if target is not None:
+                _upload(plan, target, tools)
+    if dry_run:
+        _show(console, plan, file, tools)
+        return
+    console.result("weights:")
+    console.result(f"  source: {target.uri if target else f'file://{plan.output}'}")
+
+
+def _plan(file: "SpecFile", output: Path, tools: "Tools", *, upload: bool) -> "ConvertPlan":
+    from ..convert.plan import conversion_of, make_plan
+    from ..convert.source import look_at_adapter, look_at_model
+    from ..lock.check import check
+
+    asked = conversion_of(file)
+    check(file)
+    tools.stage(f"look at {asked.source}")
+    model, adapter = look_at_model(file, asked, tools), look_at_adapter(file, asked, tools)
+    return make_plan(file, model, adapter, output, upload=upload)
+
+
+def _target(plan: "ConvertPlan", file: "SpecFile", tools: "Tools") -> "Destination | None":
+    """Where the engine is uploaded to. Nothing is asked yet. Raises OutputError for what cannot be written."""
+    from ..errors import OutputError
+    from ..upload.run import UploadOptions, open_destination
+
+    if plan.upload is None or file.spec.weights is None:
+        return None
+    revision = file.spec.weights.revision or ""
+    if _COMMIT.fullmatch(revision):
+        mend = "remove it, or name a branch; the lock pins the commit"
+        what = "`weights.revision` is a commit, and an upload makes another one"
+        raise OutputError(what, where=file.where("weights", "revision"), mend=mend)
+    return open_destination(plan.upload, UploadOptions(revision=revision), tools.store)
+
+
+def _upload(plan: "ConvertPlan", target: "Destination", tools: "Tools") -> None:
+    from ..upload.run import plan_upload, run_plan
+
+    tools.say(f"if the upload breaks off: packager upload {shlex.quote(str(plan.output))} {shlex.quote(target.uri)}")
+    tools.stage(f"upload to {target.uri}")
+    run_plan(plan_upload(plan.output, target, tools.store, tools.on_bytes), target, tools.store, tools.on_bytes)
+
+
+def _show(console: Console, plan: "ConvertPlan", file: "SpecFile", tools: "Tools") -> None:
+    """Every step, with the arguments of its calls."""
+    from ..convert.docker import docker_command
+
+    say, build, needs = console.result, plan.build, plan.needs
+    say(f"{plan.name}: TensorRT-LLM {plan.version} on {plan.gpus} {plan.gpu} (compute capability {plan.capability})")
+    say(f"fetch     {_found(plan.model)}")
+    if plan.adapter is not None:
+        say(f"merge     {_found(plan.adapter)}")
+        say("          PeftModel.from_pretrained(MODEL, ADAPTER).merge_and_unload(safe_merge=True)")
+    calls = build.calls("MODEL", "WORKSPACE")
+    say(f"build     {_call('LLM', calls.pop('LLM'))}")
+    for name, words in calls.items():
+        say(f"          {_KEYWORDS[name]}={_call(name, words)}")
+    tokenizer = "the model's own tokenizer" if plan.tokenizer else "no tokenizer (`weights.tokenizer` has it)"
+    say(f"save      {plan.output}: rank0.engine and so on, config.json, {tokenizer}")
+    say(f"describe  {plan.output / 'engine.json'}")
+    if plan.upload is not None:
+        say(f"upload    {plan.upload}")
+    memory = f"{size(needs.host)} of memory, {size(needs.gpu)} of {'each' if plan.gpus > 1 else 'the'} GPU"
+    say(f"needs     about {memory}, {size(needs.disk)} of disk beside the store ({size(plan.model.size)})")
+    say(f"run       {shlex.join(docker_command(plan, file, tools.store.root))}")
+
+
+def _found(found: "Found") -> str:
+    at = f" at {found.revision}" if found.revision else ""
+    return f"{found.address}{at}: {len(found.files)} files ({size(found.size)})"
+
+
+def _call(name: str, words: Mapping[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in words.items())})"

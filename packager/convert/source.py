@@ -1,0 +1,140 @@
+"""What is converted, at its source: listed, judged, and locked to exact bytes like any weights."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import Problem, SpecError
+from ..lock.model import ModelFacts, facts_of_config
+from ..lock.origin import Origin, at
+from ..lock.tools import Tools
+from ..lock.weights import ADAPTER_FILES
+from ..manifest import WeightsManifest
+from ..spec.conversion import ConversionSpec
+from ..spec.load import SpecFile
+from ..weights.mirrors import open_locked
+from ..weights.policy import CONFIGURATIONS, check_names, refuse_own_code
+from ..weights.source import Source, SourceFile, read_file
+
+CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", ".safetensors"
+WORDS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+"""How configurations, tokenizers and templates of a transformers folder end."""
+_TWICE = "consolidated"
+"""How the names of the same weights in Mistral's own form begin."""
+_MODELOPT = "hf_quant_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Weights to fetch: what of `address`, which is good from any folder, is taken at `revision`.
+
+    `facts` are a model's. `where` is the place in the spec that asks for them.
+    """
+
+    address: str
+    revision: str
+    files: tuple[SourceFile, ...]
+    facts: ModelFacts
+    where: str
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(one.size for one in self.files)
+
+
+def look_at_model(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found:
+    """The model that `conversion.source` names. Raises SpecError for what cannot be compiled, LoadError."""
+    where = file.where("conversion", "source")
+    with at(where), Origin(_open(asked.source, asked.revision, file), tools) as source:
+        listed = source.inventory()
+        chosen = tuple(one for one in listed if one.path in asked.trusted_code or _is_taken(one.path))
+        problems = [*check_names(chosen, where=where), *_lacking(file, asked, chosen, where)]
+        if not problems:
+            problems += _own_code(source, chosen, asked, where)
+        if problems:
+            raise SpecError.collect(problems)
+        return Found(_address(source, asked.source), source.revision, chosen, _facts(source, chosen, where), where)
+
+
+def look_at_adapter(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found | None:
+    """The adapter that `conversion.merge` names; None without one. Raises SpecError, LoadError."""
+    if asked.merge is None:
+        return None
+    where = file.where("conversion", "merge", "source")
+    with at(where), Origin(_open(asked.merge.source, asked.merge.revision, file), tools) as source:
+        chosen = tuple(one for one in source.inventory() if one.path in ADAPTER_FILES)
+        if lacking := [name for name in ADAPTER_FILES if name not in {one.path for one in chosen}]:
+            mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
+            raise SpecError(f"the adapter lacks {' and '.join(lacking)}", where=where, mend=mend)
+        return Found(_address(source, asked.merge.source), source.revision, chosen, ModelFacts(), where)
+
+
+def lock_found(found: Found, tools: Tools, trusted: Mapping[str, str]) -> WeightsManifest:
+    """What was found, each file with its sha256. Raises SpecError for a trusted file that is another one, LoadError."""
+    with at(found.where), Origin(open_locked(found.address, found.revision), tools) as source:
+        files = source.lock(found.files, keep=False)
+    problems = [
+        Problem(
+            f"{one.path} is not the file that was vouched for: it has another sha256",
+            found.where,
+            f"read the file, then write its sha256 into `conversion.trusted_code`: {one.sha256}",
+        )
+        for one in files
+        if trusted.get(one.path, one.sha256) != one.sha256
+    ]
+    if problems:
+        raise SpecError.collect(problems)
+    return WeightsManifest(found.address, found.revision, "on_load", ".", files)
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file of a transformers folder holds weights, or is the index of such files."""
+    return path.endswith((WEIGHTS, ".bin", ".index.json"))
+
+
+def _open(address: str, revision: str | None, file: SpecFile) -> Source:
+    return open_locked(address, revision or "", folder=file.folder)
+
+
+def _address(source: Origin, asked: str) -> str:
+    return source.uri if asked.startswith("file://") else asked
+
+
+def _is_taken(path: str) -> bool:
+    if path.endswith(WEIGHTS):
+        return "/" not in path and not path.startswith(_TWICE)
+    return "/" not in path and path.endswith(WORDS)
+
+
+def _lacking(file: SpecFile, asked: ConversionSpec, chosen: Sequence[SourceFile], where: str) -> Iterator[Problem]:
+    paths = {one.path for one in chosen}
+    if CONFIG not in paths:
+        yield Problem(
+            f"there is no model of transformers here: {CONFIG} is missing", where, "name the folder that has it"
+        )
+        return
+    if not any(is_weights(path) and not path.endswith(".json") for path in paths):
+        mend = "convert the pickles to safetensors, or vouch for each: its path and sha256 in `conversion.trusted_code`"
+        yield Problem(f"the model has no {WEIGHTS} files", where, mend)
+    for path in asked.trusted_code:
+        if path not in paths:
+            what = f"{path} is not among the files of {asked.source}"
+            yield Problem(what, file.where("conversion", "trusted_code", path), "remove it, or correct its path")
+
+
+def _own_code(source: Origin, chosen: Sequence[SourceFile], asked: ConversionSpec, where: str) -> Iterator[Problem]:
+    for one in chosen:
+        if one.path in CONFIGURATIONS:
+            for problem in refuse_own_code(one.path, read_file(source, one), where=where, trusted=asked.trusted_code):
+                yield replace(problem, mend=problem.mend.replace("weights.trusted_code", "conversion.trusted_code"))
+
+
+def _facts(source: Origin, chosen: Sequence[SourceFile], where: str) -> ModelFacts:
+    named = {one.path: one for one in chosen}
+    try:
+        config = json.loads(read_file(source, named[CONFIG]))
+    except ValueError as error:
+        raise SpecError(f"{CONFIG} is not JSON: {error}", where=where, mend="restore the file") from error
+    facts = facts_of_config(config) if isinstance(config, dict) else ModelFacts()
+    return replace(facts, quantization="modelopt") if _MODELOPT in named and not facts.quantization else facts

@@ -1,0 +1,159 @@
+"""What is taken of a model's repository to be converted, and what is refused of it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.hub import Hub
+
+from packager.command import run_command
+from packager.convert.plan import conversion_of
+from packager.convert.source import Found, lock_found, look_at_adapter, look_at_model
+from packager.errors import LoadError, SpecError
+from packager.lock.tools import Tools
+from packager.spec.load import load_spec
+from packager.store import Store
+
+CODE = b"raise SystemExit"
+CONFIG = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 4096, "torch_dtype": "bfloat16"}
+MODEL = {
+    "config.json": json.dumps(CONFIG).encode(),
+    "generation_config.json": b"{}",
+    "model-00001-of-00002.safetensors": b"first half",
+    "model-00002-of-00002.safetensors": b"other half",
+    "model.safetensors.index.json": b"{}",
+    "tokenizer.json": b"{}",
+    "tokenizer.model": b"pieces",
+}
+BESIDE = {
+    "README.md": b"card",
+    "consolidated.safetensors": b"the same once more",
+    "pytorch_model-00001-of-00002.bin": b"pickle",
+    "modeling_own.py": CODE,
+    "onnx/model.safetensors": b"another form",
+}
+SHA256 = hashlib.sha256(CODE).hexdigest()
+
+
+class Place:
+    """A hub and the folder of a spec that names a model of it."""
+
+    def __init__(self, hub: Hub, folder: Path) -> None:
+        self.hub, self.folder = hub, folder
+        self.tools = Tools(Store(folder / "cache"), run_command)
+
+    def spec(self, conversion: str = "source: hf://ada/model"):
+        lines = ["name: x", "engine: {kind: tensorrt_llm_engine}", "weights: {source: hf://ada/engine, ship: on_load}"]
+        (self.folder / "packager.yaml").write_text("\n".join([*lines, f"conversion: {{{conversion}}}"]) + "\n")
+        return load_spec(self.folder)
+
+    def look(self, files: dict[str, bytes], conversion: str = "source: hf://ada/model") -> Found:
+        self.hub.add_repo("ada/model", files, lfs=("*.safetensors", "*.bin"))
+        file = self.spec(conversion)
+        return look_at_model(file, conversion_of(file), self.tools)
+
+    def refused(self, files: dict[str, bytes], conversion: str = "source: hf://ada/model") -> list[tuple[str, str]]:
+        with pytest.raises(SpecError) as caught:
+            self.look(files, conversion)
+        assert all("packager.yaml:4:" in one.where for one in caught.value.problems)
+        return [(one.what, one.mend) for one in caught.value.problems]
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield Place(hub, tmp_path)
+
+
+def test_the_model_is_taken_once_and_without_code_or_pickles(place):
+    found = place.look({**MODEL, **BESIDE})
+    assert {one.path for one in found.files} == MODEL.keys()
+    assert (found.address, found.revision) == ("hf://ada/model", place.hub.repos["ada/model"].branches["main"])
+    assert (found.facts.context, found.facts.dtype, found.facts.quantization) == (4096, "bfloat16", "")
+    locked = lock_found(found, place.tools, {})
+    assert {one.path: one.sha256 for one in locked.files} == {
+        path: hashlib.sha256(data).hexdigest() for path, data in MODEL.items()
+    }
+    assert (locked.source, locked.revision, locked.ship) == (found.address, found.revision, "on_load")
+
+
+def test_a_folder_is_named_from_anywhere(place, monkeypatch):
+    (place.folder / "model").mkdir()
+    for path, data in MODEL.items():
+        (place.folder / "model" / path).write_bytes(data)
+    file = place.spec("source: file://model")
+    found = look_at_model(file, conversion_of(file), place.tools)
+    monkeypatch.chdir("/")
+    assert len(lock_found(found, place.tools, {}).files) == len(MODEL)
+
+
+def test_code_that_was_vouched_for_is_taken_and_no_other(place):
+    own = {"architectures": ["OwnForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}}
+    files = {**MODEL, "config.json": json.dumps(own).encode(), **BESIDE}
+    mend = (
+        "remove `auto_map` from config.json if the engine knows the architecture itself, "
+        "or vouch for modeling_own.py: its path and sha256 in `conversion.trusted_code`"
+    )
+    assert place.refused(files) == [("config.json names code to run: modeling_own.py", mend)]
+    trusted = f"source: hf://ada/model, trusted_code: {{modeling_own.py: {SHA256}}}"
+    found = place.look(files, trusted)
+    assert "modeling_own.py" in {one.path for one in found.files}
+    lock_found(found, place.tools, {"modeling_own.py": SHA256})
+    with pytest.raises(SpecError) as caught:
+        lock_found(found, place.tools, {"modeling_own.py": "0" * 64})
+    (problem,) = caught.value.problems
+    assert problem.what == "modeling_own.py is not the file that was vouched for: it has another sha256"
+    assert problem.mend.endswith(SHA256)
+
+
+def test_code_that_is_not_there(place):
+    trusted = f"source: hf://ada/model, trusted_code: {{other.py: {SHA256}}}"
+    said = ("other.py is not among the files of hf://ada/model", "remove it, or correct its path")
+    assert place.refused(MODEL, trusted) == [said]
+
+
+def test_pickles_alone(place):
+    files = {path: data for path, data in MODEL.items() if not path.endswith(".safetensors")}
+    mend = "convert the pickles to safetensors, or vouch for each: its path and sha256 in `conversion.trusted_code`"
+    assert place.refused({**files, "pytorch_model.bin": b"pickle"}) == [("the model has no .safetensors files", mend)]
+    sha256 = hashlib.sha256(b"pickle").hexdigest()
+    trusted = f"source: hf://ada/model, trusted_code: {{pytorch_model.bin: {sha256}}}"
+    assert "pytorch_model.bin" in {
+        one.path for one in place.look({**files, "pytorch_model.bin": b"pickle"}, trusted).files
+    }
+
+
+def test_what_is_no_model(place):
+    what = "there is no model of transformers here: config.json is missing"
+    assert place.refused({"model.gguf": b"GGUF"}) == [(what, "name the folder that has it")]
+    ((said, _),) = place.refused({**MODEL, "config.json": b"{"})
+    assert said.startswith("config.json is not JSON: ")
+
+
+def test_what_modelopt_quantized(place):
+    assert place.look({**MODEL, "hf_quant_config.json": b"{}"}).facts.quantization == "modelopt"
+
+
+def test_a_place_that_is_not_there(place):
+    file = place.spec()
+    with pytest.raises(LoadError) as caught:
+        look_at_model(file, conversion_of(file), place.tools)
+    assert "packager.yaml:4:" in caught.value.problems[0].where
+
+
+def test_an_adapter_is_two_files(place):
+    place.hub.add_repo(
+        "ada/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "trainer.py": CODE}
+    )
+    file = place.spec("source: hf://ada/model, merge: {source: hf://ada/lora}")
+    found = look_at_adapter(file, conversion_of(file), place.tools)
+    assert [one.path for one in found.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    place.hub.add_repo("ada/lora", {"adapter_config.json": b"{}"})
+    with pytest.raises(SpecError) as caught:
+        look_at_adapter(file, conversion_of(file), place.tools)
+    assert caught.value.problems[0].what == "the adapter lacks adapter_model.safetensors"
+    file = place.spec()
+    assert look_at_adapter(file, conversion_of(file), place.tools) is None
