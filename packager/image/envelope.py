@@ -23,10 +23,11 @@ class Envelope:
     solo_weights_bytes: int = 64_000_000
     env: tuple[tuple[str, str], ...] = field(
         default=(
-            # Everything that engines cache goes to the one folder that is mounted writable.
+            # Everything that engines cache goes to the one folder that is mounted writable. BentoML's files are of one
+            # process, and it does not start without them: that folder may be a read-only store.
             ("BENTOML_CONTAINERIZED", "true"),
             ("BENTOML_DO_NOT_TRACK", "True"),
-            ("BENTOML_HOME", "/var/cache/packager/bentoml"),
+            ("BENTOML_HOME", "/tmp/bentoml"),  # noqa: S108  # the container's own
             ("HF_HOME", "/var/cache/packager/huggingface"),
             ("HOME", "/var/cache/packager"),
             ("LANG", "C.UTF-8"),

@@ -10,7 +10,7 @@ from ..spec.model import ModelSpec
 from ..spec.weights import AdapterSpec
 from .lockfile import Lock
 
-LAYER_FORMAT = 1
+LAYER_FORMAT = 2
 """The version of everything that turns locked bytes into layer bytes; see `image/envelope.py`."""
 
 

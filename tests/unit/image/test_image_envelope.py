@@ -7,7 +7,7 @@ import pytest
 from packager.image.envelope import ENVELOPE, Envelope
 from packager.lock.drift import LAYER_FORMAT
 
-PINNED = (1, "dfe3aaf840f71373a3085e02f25551794b0b964cb2c1ae58338473aa80abd8ba")
+PINNED = (2, "e32a3a377c9dea110ae18689aa357474bb56ded08ec85187fae2caa8a50dcde6")
 """LAYER_FORMAT and the envelope's digest under it."""
 
 ADVICE = """
@@ -44,6 +44,7 @@ def test_environment_is_sorted_and_leads_to_the_one_writable_folder():
     env = dict(ENVELOPE.env)
     cache = f"/{ENVELOPE.cache}"
     assert env["HOME"] == env["PACKAGER_CACHE"] == cache
-    written = ("BENTOML_HOME", "HF_HOME", "PYTHONPYCACHEPREFIX", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
+    assert env["BENTOML_HOME"].startswith(env["TMPDIR"])
+    written = ("HF_HOME", "PYTHONPYCACHEPREFIX", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
     assert all(env[name].startswith(cache) for name in written)
     assert env["PYTHONPATH"] == f"/{ENVELOPE.app}/packages"
