@@ -130,8 +130,8 @@ def test_what_a_model_takes(name: str, idle: int, tmp_path: Path) -> None:
     # torch's allocator takes large tensors from segments of 2 MiB, and keeps a rest below 1 MiB with them.
     assert plan.weights <= found.weights <= plan.weights * 1.015
     assert found.token == pytest.approx(plan.token, rel=0.001)
-    # An allowance has to be enough; that it is no multiple keeps it one.
-    assert found.moment <= plan.workspace - CONTEXT <= 1.5 * found.moment
+    # An allowance has to be enough (but for those segments); that it is no multiple keeps it one.
+    assert 0.99 * found.moment <= plan.workspace - CONTEXT <= 1.5 * found.moment
     assert found.beside <= CONTEXT
 
 
