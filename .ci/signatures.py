@@ -79,6 +79,31 @@ def calls(path: Path, library: str) -> Iterator[Call]:
             yield Call(f"{path.name}:{node.lineno}", name, frozenset(one.arg for one in node.keywords if one.arg))
 
 
+def used(engine: str) -> Iterator[Call]:
+    """Every call that the engine's adapter makes, also those whose keywords it hands over as a mapping."""
+    from packager.runtime.engine import EngineSetup, SamplingParams
+    from packager.runtime.engines import lmdeploy_options as lmdeploy
+    from packager.runtime.engines import tensorrt_llm_options as tensorrt
+
+    for path in adapter(engine):
+        yield from calls(path, engine)
+    setup = EngineSetup("x", "1", {}, None, 1)
+    if engine == "lmdeploy":
+        for backend, name in ((lmdeploy.TURBOMIND, "TurbomindEngineConfig"), (lmdeploy.PYTORCH, "PytorchEngineConfig")):
+            words = lmdeploy.config_words(setup, lmdeploy.LmdeployOptions(backend=backend))
+            yield Call("lmdeploy_options.py", name, frozenset(words))
+        return
+    where, options = "tensorrt_llm_options.py", tensorrt.TensorrtOptions()
+    both = tensorrt.llm_arguments(setup, options)
+    yield Call(where, "_TrtLLM", frozenset(both))
+    yield Call(where, "LLM", frozenset(both | tensorrt.pytorch_arguments(64)))
+    yield Call(where, "KvCacheConfig", frozenset(tensorrt.cache_arguments(options)))
+    asked = SamplingParams(8, 0.5, 0.5, 5, 0.1, 3, 0.5, 0.5, 1.1)
+    yield Call(
+        where, "SamplingParams", frozenset(tensorrt.sampling_words(asked, 9, (1, 2), tensorrt.COMPILED_SAMPLING))
+    )
+
+
 def imports(tree: ast.Module, library: str) -> Iterator[tuple[str, ast.alias]]:
     """Each name of each `from LIBRARY.x import ...`, with its module."""
     for node in ast.walk(tree):
@@ -86,8 +111,8 @@ def imports(tree: ast.Module, library: str) -> Iterator[tuple[str, ast.alias]]:
             yield from ((node.module or "", one) for one in node.names)
 
 
-def lacking(record: Mapping[str, Any], read: Mapping[str, str], used: Iterable[Call]) -> list[str]:
-    """What is `read` and `used` that the recorded version does not have, each by its name."""
+def lacking(record: Mapping[str, Any], read: Mapping[str, str], called: Iterable[Call]) -> list[str]:
+    """What is `read` and `called` that the recorded version does not have, each by its name."""
     every = {name: said for names in record["modules"].values() for name, said in names.items()}
     found = []
     for name, parts in read.items():
@@ -98,7 +123,7 @@ def lacking(record: Mapping[str, Any], read: Mapping[str, str], used: Iterable[C
         known = {*said["fields"], *said["attributes"], *said["methods"]}
         found += [f"no {name}.{one}" for one in parts.split() if one not in known]
     taken = _taken(record)
-    for call in used:
+    for call in called:
         choices = taken.get(call.name, [])
         if choices and not any(call.keywords <= one for one in choices):
             most = max(choices, key=lambda one: len(call.keywords & one))
@@ -190,7 +215,7 @@ def main(engine: str, version: str = "", only_say: str = "") -> int:
         said = {path: described(wheel.module(path), names) for path, names in modules.items()}
         record = {"version": wheel.version, "wheel": wheel.file, "sha256": wheel.sha256, "modules": said}
     if only_say:
-        found = lacking(record, READ[engine], (call for path in adapter(engine) for call in calls(path, engine)))
+        found = lacking(record, READ[engine], used(engine))
         print("\n".join(f"{engine} {version} has {one}" for one in found) or f"{engine} {version} has all that is used")
         return int(bool(found))
     target = FOLDER / (f"{engine}-{version}.json" if version else f"{engine}.json")

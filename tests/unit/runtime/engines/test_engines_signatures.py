@@ -7,8 +7,6 @@ uses fails here, with its name. The stand-ins that the adapters' tests run on ha
 import ast
 import importlib.util
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,17 +16,7 @@ from fakes.engines import make_setup
 from fakes.standins import VENDOR
 
 from packager.recipes import RECIPES
-from packager.runtime.engine import SamplingParams
 from packager.runtime.engines.lmdeploy_options import LmdeployOptions, config_words
-from packager.runtime.engines.tensorrt_llm_options import (
-    COMPILED_SAMPLING,
-    PYTORCH_SAMPLING,
-    TensorrtOptions,
-    cache_arguments,
-    llm_arguments,
-    pytorch_arguments,
-    sampling_words,
-)
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -45,32 +33,11 @@ def _script() -> ModuleType:
 SCRIPT = _script()
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "tests/signatures").glob("*.json"))}
 NEWEST = RECORDS["lmdeploy"]
-ALL_SAMPLING = SamplingParams(8, 0.5, 0.5, 5, 0.1, 3, 0.5, 0.5, 1.1, ("x",), 1)
-
-
-def mapped(engine: str) -> Iterator[Any]:
-    """The calls whose keywords the adapter hands over as a mapping, which its source does not show."""
-    if engine == "lmdeploy":
-        for backend, name in (("turbomind", "TurbomindEngineConfig"), ("pytorch", "PytorchEngineConfig")):
-            words = config_words(make_setup(), LmdeployOptions(backend=backend))
-            yield SCRIPT.Call("lmdeploy_options.py", name, frozenset(words))
-        return
-    both = llm_arguments(make_setup(), TensorrtOptions())
-    more = {"_TrtLLM": {}, "LLM": pytorch_arguments(64)}
-    for name, added in more.items():
-        yield SCRIPT.Call("tensorrt_llm_options.py", name, frozenset(both | added | {"kv_cache_config": None}))
-    cache = cache_arguments(TensorrtOptions())
-    yield SCRIPT.Call("tensorrt_llm_options.py", "KvCacheConfig", frozenset(cache | {"dtype": "auto"}))
-    for asked in (ALL_SAMPLING, replace(ALL_SAMPLING, temperature=0, seed=None)):
-        for can in (COMPILED_SAMPLING, PYTORCH_SAMPLING):
-            words = sampling_words(asked, 9, (1, 2), can)
-            yield SCRIPT.Call("tensorrt_llm_options.py", "SamplingParams", frozenset(words))
 
 
 def lacking(name: str, record: Any) -> list[str]:
     engine = name.partition("-")[0]
-    used = [call for path in SCRIPT.adapter(engine) for call in SCRIPT.calls(path, engine)]
-    return SCRIPT.lacking(record, SCRIPT.READ[engine], [*used, *mapped(engine)])
+    return SCRIPT.lacking(record, SCRIPT.READ[engine], SCRIPT.used(engine))
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(RECORDS) if name.startswith("lmdeploy")])
