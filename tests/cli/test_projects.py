@@ -30,6 +30,7 @@ from packaging.requirements import Requirement
 
 from packager.cli.app import main
 from packager.debian.resolve import DebianRelease
+from packager.errors import LoadError
 from packager.lock.drift import lock_inputs
 from packager.lock.lockfile import DebianBaseLock, parse_lock
 from packager.manifest import read_manifest
@@ -311,6 +312,23 @@ def test_weights_of_the_hub_are_built_in_and_asked_for_once(bench):
     bench.packager("build", "--no-docker", "--offline", "offline-without-the-weights")
     bench.packager("build", "--no-docker", "offline-without-the-weights")
     assert (bench.project / "packager.lock").read_bytes() == made
+
+
+def test_a_tokenizer_from_elsewhere_is_built_in(bench):
+    set_up("tokenizer-moved", bench)
+    shutil.copyfile(PROJECTS / "tokenizer-moved/packager.yaml", bench.project / "packager.yaml")
+    bench.packager("build", "--no-docker", "--locked", "tokenizer-moved")
+    package = bench.folder / "dist/hello"
+    assert {path.name for path in (package / "data").iterdir()} == {
+        "config.json",
+        "model.Q4_K_M.gguf",
+        "tokenizer.json",
+    }
+    loaded = ensure_weights(read_manifest(package), package, Store(bench.folder / "cache"))
+    assert loaded == package / "data"
+    (package / "data/tokenizer.json").unlink()
+    with pytest.raises(LoadError, match=r"tokenizer\.json is missing"):
+        ensure_weights(read_manifest(package), package, Store(bench.folder / "cache"))
 
 
 def test_weights_that_the_container_loads_come_by_fetch(bench):
