@@ -7,14 +7,21 @@ import numpy as np
 from gguf import GGUFWriter, TokenType
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+BAICHUAN_LAYERS = 40
+"""llama.cpp tells Baichuan2-13B, whose attention knows places by ALiBi and not by rotation, by this number alone."""
 
 
-def write_tiny_gguf(path: Path, *, context_length: int = 512, seed: int = 7) -> Path:
-    """Write the model: 256 byte tokens and three controls, 2 layers of width 32, weights drawn from `seed`."""
-    width, heads, layers, hidden = 32, 4, 2, 64
+def write_tiny_gguf(
+    path: Path, *, architecture: str = "llama", layers: int = 2, context_length: int = 512, seed: int = 7
+) -> Path:
+    """Write the model: 256 byte tokens and three controls, layers of width 32, weights drawn from `seed`.
+
+    With `architecture` baichuan and BAICHUAN_LAYERS it is a small Baichuan2-13B.
+    """
+    width, heads, hidden = 32, 4, 64
     tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL] + [TokenType.BYTE] * 256
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(context_length)
     writer.add_embedding_length(width)

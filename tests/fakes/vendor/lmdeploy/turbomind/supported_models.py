@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-SUPPORTED_ARCHS = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+SUPPORTED_ARCHS = {"InternLM2ForCausalLM": "internlm2", "LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 
 
 def is_supported(model_path, trust_remote_code=False):

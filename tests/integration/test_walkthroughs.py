@@ -1,0 +1,346 @@
+"""The walk-throughs that the project grew from, by their examples: each is packaged with a small model of its
+architecture, served by its engine, and asked by the walk-through's own clients.
+
+Engines run in their environments (`make engines`); LMDeploy, which needs a GPU, is a stand-in.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import tritonclient.grpc.aio as triton
+from fakes.cli import ROOT, packager
+from fakes.gguf import BAICHUAN_LAYERS, write_tiny_gguf
+from fakes.installed import bare_env, run, served
+from fakes.machine import free_port, missing
+from fakes.tritonserver import TritonServer, with_numpy_1
+from fakes.walkthroughs import CONTEXT, EXAMPLES, ask_as_written, curl, small_package
+
+pytestmark = pytest.mark.slow
+
+MAKE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from fakes.models import write_model
+write_model(Path(sys.argv[2]), sys.argv[3], context_length=int(sys.argv[4]))
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A package of an example that is served at `port` of this machine."""
+
+    port: int
+    package: Path
+    example: str
+
+    @property
+    def model(self) -> str:
+        return self.package.name
+
+    def curl(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that is answered to a line as the walk-throughs have it in their shells."""
+        asked = ("-X", "POST", "-H", "Content-Type: application/json", "-d", json.dumps(body))
+        return json.loads(curl(*asked, f"127.0.0.1:{self.port}{path}"))
+
+    def as_the_readmes_say(self, folder: Path, **more: int) -> None:
+        """What the example's README and the package's say to ask works as it stands."""
+        ports = {3000: self.port, 8000: self.port, **{int(name[1:]): port for name, port in more.items()}}
+        for readme in (EXAMPLES / self.example, self.package):
+            for said in ask_as_written(readme / "README.md", ports, folder):
+                assert said.strip()
+                assert '"error"' not in said
+
+
+def python_of(engine: str) -> Path:
+    python = ROOT / f".venv-{engine}" / "bin" / "python"
+    if not python.exists():
+        missing(f"there is no .venv-{engine} (`make engines` sets it up)")
+    return python
+
+
+def make_model(folder: Path, shape: str, engine: str) -> Path:
+    """A small model of the architecture `shape`, made in the engine's environment."""
+    run([python_of(engine), "-c", MAKE, ROOT / "tests", folder, shape, str(CONTEXT)])
+    return folder
+
+
+@contextmanager
+def serving(package: Path, python: Path, *libraries: Path) -> Iterator[Asked]:
+    """The package under packager's runner, once it is ready; told to end, it ends with 0.
+
+    `libraries` are found before what the environment has.
+    """
+    port = free_port()
+    argv = [python, "-m", "packager_runtime.runtime", "serve", ".", "--port", str(port)]
+    env = bare_env(package.parent) | {"PYTHONPATH": ":".join(["packages", *map(str, libraries)])}
+    with served(argv, cwd=package, env=env, port=port) as (_, process):
+        yield Asked(port, package, package.name)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def ask_with_openai(asked: Asked) -> None:
+    """A chat and a completion, whole and streamed, with the openai client."""
+    wanted: dict[str, Any] = {"model": asked.model, "max_tokens": 16, "temperature": 0}
+    streamed = {"stream": True, "stream_options": {"include_usage": True}}
+    chat = {"messages": [{"role": "user", "content": "What is machine learning?"}]}
+    prompt = {"prompt": "San Francisco is a"}
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{asked.port}/v1", api_key="none", max_retries=0) as client:
+        assert client.models.list().data[0].id == asked.model
+        whole = client.chat.completions.create(**wanted, **chat)
+        *chunks, last = client.chat.completions.create(**wanted, **chat, **streamed)
+        text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        assert text == whole.choices[0].message.content
+        assert text
+        assert last.usage == whole.usage
+        whole = client.completions.create(**wanted, **prompt)
+        *chunks, last = client.completions.create(**wanted, **prompt, **streamed)
+        assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == whole.choices[0].text
+        assert last.usage == whole.usage
+
+
+class TestBaichuan2:
+    """Asked of vLLM's OpenAI server with curl and the openai client. What needs no code of the model's is llama.cpp."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def package(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("baichuan")
+        (folder / "weights").mkdir()
+        file = folder / "weights/baichuan2-13b-chat-q4_k_m.gguf"
+        write_tiny_gguf(file, architecture="baichuan", layers=BAICHUAN_LAYERS)
+        return small_package("baichuan2-13b-llama-cpp", folder / "project", folder / "weights")
+
+    def test_its_clients(self, package: Path, tmp_path: Path) -> None:
+        with serving(package, Path(sys.executable)) as asked:
+            body = {"model": asked.model, "prompt": "San Francisco is a", "max_tokens": 7, "temperature": 0}
+            assert asked.curl("/v1/completions", body)["usage"]["completion_tokens"] == 7
+            ask_with_openai(asked)
+            asked.as_the_readmes_say(tmp_path)
+
+    def test_bentoml_serves_it_too(self, package: Path) -> None:
+        port = free_port()
+        argv = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        with served(argv, cwd=package, env=bare_env(package.parent), port=port):
+            ask_with_openai(Asked(port, package, package.name))
+
+
+class TestPhi2:
+    """Asked of transformers, then of vLLM, one request at a time, for latency and tokens a second."""
+
+    @pytest.fixture(scope="class", params=["transformers", "vllm"])
+    @classmethod
+    def asked(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+        engine, example = request.param, f"phi-2-{request.param}"
+        folder = tmp_path_factory.mktemp(example)
+        package = small_package(example, folder / "project", make_model(folder / "weights", "phi", engine))
+        with serving(package, python_of(engine)) as asked:
+            yield asked
+
+    def test_its_clients(self, asked: Asked, tmp_path: Path) -> None:
+        prompt = "Instruct: Write a detailed analogy between mathematics and a lighthouse.\nOutput:"
+        answer = asked.curl("/predict", {"prompt": prompt, "max_tokens": 20, "ignore_eos": True})
+        assert answer["usage"]["completion_tokens"] == 20
+        asked.as_the_readmes_say(tmp_path)
+
+    @pytest.mark.parametrize("concurrency", [1, 2, 4, 16, 32])
+    def test_its_load_test(self, asked: Asked, concurrency: int, tmp_path: Path) -> None:
+        """By packager's own measuring client; what it comes to is measured by benchmarks/walkthroughs.py."""
+        url, number = f"http://127.0.0.1:{asked.port}", str(concurrency)
+        load = ["--prompts", number, "--concurrency", number, "--input-words", "8", "--max-tokens", "8", "--ignore-eos"]
+        file = tmp_path / "found.json"
+        done = packager("bench", url, "--model", asked.model, *load, "--output", file, cwd=tmp_path, cache=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(file.read_text())
+        assert (found["completed"], found["total_output_tokens"]) == (concurrency, 8 * concurrency)
+
+
+DIRECT = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+torch.set_num_threads(1)
+folder, prompt, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+dtype = sys.argv[4]
+if "load_in_4bit" in settings:
+    settings["bnb_4bit_compute_dtype"] = getattr(torch, dtype)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(
+    folder, dtype=dtype, device_map="cpu", quantization_config=BitsAndBytesConfig(**settings)
+)
+inputs = tokenizer(prompt, return_tensors="pt")
+(answer,) = model.generate(**inputs, max_new_tokens=24, do_sample=False)
+print(json.dumps(tokenizer.decode(answer[inputs["input_ids"].shape[1] :], skip_special_tokens=True)))
+"""
+"""The walk-through's own program, with today's names."""
+TRUSS = """
+import asyncio, json, sys
+from model.model import Model
+
+async def main():
+    model = Model(config={}, data_dir=None, secrets={})
+    await asyncio.to_thread(model.load)
+    whole = await model.predict(json.loads(sys.argv[1]))
+    pieces = [piece async for piece in await model.predict(json.loads(sys.argv[1]) | {"stream": True})]
+    await asyncio.to_thread(model.close)
+    print(json.dumps([whole["text"], "".join(pieces)]))
+
+asyncio.run(main())
+"""
+"""What Truss does with a package: `load()`, then `predict()`."""
+
+
+class TestMistral:
+    """Quantized by bitsandbytes to 8 and 4 bits; packaged with `load()` and `predict()`."""
+
+    PROMPT = "[INST] What is your favourite condiment? [/INST]"
+    SETTINGS: Mapping[str, Mapping[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "int4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    }
+    """The walk-through's own: where it says bfloat16, the example says float16, for its GPU."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_model(tmp_path_factory.mktemp("mistral") / "weights", "mistral", "transformers")
+
+    @pytest.mark.parametrize("kind", SETTINGS)
+    def test_the_text_is_its_own_programs(self, kind: str, weights: Path, tmp_path: Path) -> None:
+        package, python = (
+            small_package(f"mistral-7b-bnb-{kind}", tmp_path / "project", weights),
+            python_of("transformers"),
+        )
+        dtype = json.loads((package / "model/manifest.json").read_text())["engine"]["options"]["dtype"]
+        direct = [python, "-c", DIRECT, weights, self.PROMPT, json.dumps(self.SETTINGS[kind]), dtype]
+        own = json.loads(run(direct).splitlines()[-1])
+        body = {"prompt": self.PROMPT, "max_tokens": 24, "temperature": 0}
+        env = bare_env(tmp_path) | {"PYTHONPATH": f"{package}:{package / 'packages'}"}
+        predicted = run([python, "-c", TRUSS, json.dumps(body)], env=env, cwd=package)
+        assert json.loads(predicted) == [own, own]
+        with serving(package, python) as asked:
+            assert asked.curl("/predict", body)["text"] == own
+            ask_with_openai(asked)
+            asked.as_the_readmes_say(tmp_path)
+
+
+QWEN = "qwen1.5-1.8b-chat-triton-vllm"
+
+
+def tensor(name: str, value: str | bool) -> triton.InferInput:
+    """A tensor of one element."""
+    kind, dtype = ("BOOL", np.bool_) if isinstance(value, bool) else ("BYTES", np.object_)
+    made = triton.InferInput(name, [1], kind)
+    made.set_data_from_numpy(np.array([value.encode() if isinstance(value, str) else value], dtype=dtype))
+    return made
+
+
+async def ask_triton(
+    server: TritonServer, prompts: Sequence[str], cancel: str = "", **sampling: str
+) -> Mapping[str, str]:
+    """Texts by prompt, asked in one gRPC stream as the walk-through's client does. Its first piece for the prompt
+    `cancel` makes it cancel the stream.
+    """
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for number, prompt in enumerate(prompts):
+            words = {"text_input": prompt, "stream": True, "sampling_parameters": json.dumps(sampling)}
+            inputs = [tensor(name, value) for name, value in words.items()]
+            outputs = [triton.InferRequestedOutput("text_output")]
+            yield {"model_name": QWEN, "inputs": inputs, "outputs": outputs, "request_id": str(number)}
+
+    texts = dict.fromkeys(prompts, "")
+    async with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        stream = client.stream_infer(requests(), stream_timeout=60)
+        async for result, error in stream:
+            if error is not None:
+                raise error
+            prompt = prompts[int(result.get_response().id)]
+            texts[prompt] += result.as_numpy("text_output")[0].decode()
+            if prompt == cancel:
+                stream.cancel()
+    return texts
+
+
+def whole(asked: Asked, prompt: str, **sampling: float) -> str:
+    """The whole answer, as the walk-through's shell asks for it."""
+    body = {"text_input": prompt, "parameters": {"stream": False, "exclude_input_in_output": True, **sampling}}
+    return str(asked.curl(f"/v2/models/{asked.model}/generate", body)["text_output"])
+
+
+class TestQwen:
+    """On Triton with vLLM: decoupled streams, cancellation, sampling parameters, the check of a LoRA adapter's name."""
+
+    PROMPTS = ("Hello, my name is", "The capital of France is", "The future of AI is")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def package(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("qwen")
+        weights = make_model(folder / "weights", "qwen2", "vllm")
+        # Answers of one request are compared with those of several at once.
+        return small_package(QWEN, folder / "project", weights, dtype="float32")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, package: Path) -> Iterator[TritonServer]:
+        environment = with_numpy_1(ROOT / ".venv-vllm", package.with_name("environment"))
+        with TritonServer(package, environment=environment) as server:
+            yield server.wait_ready(300)
+            server.terminate()
+            assert server.wait_exit() == 0
+
+    @pytest.fixture
+    def asked(self, server: TritonServer, package: Path) -> Asked:
+        return Asked(server.http, package, QWEN)
+
+    def test_its_shell_lines(self, asked: Asked, server: TritonServer, tmp_path: Path) -> None:
+        assert whole(asked, "What is Triton Inference Server?", temperature=0)
+        asked.as_the_readmes_say(tmp_path, _8001=server.grpc)
+
+    async def test_its_client(self, asked: Asked, server: TritonServer) -> None:
+        texts = await ask_triton(server, self.PROMPTS, temperature="0", max_tokens="12")
+        assert texts == {prompt: whole(asked, prompt, temperature=0, max_tokens=12) for prompt in self.PROMPTS}
+
+    async def test_sampling_parameters(self, server: TritonServer) -> None:
+        drawn = {"temperature": "0.9", "top_p": "0.95", "max_tokens": "12"}
+        texts = [await ask_triton(server, self.PROMPTS, seed=seed, **drawn) for seed in ("1", "1", "2")]
+        assert texts[0] == texts[1] != texts[2]
+
+    async def test_cancellation(self, asked: Asked, server: TritonServer) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await ask_triton(server, self.PROMPTS, cancel=self.PROMPTS[0])
+        assert whole(asked, self.PROMPTS[0], max_tokens=4)
+
+    async def test_the_name_of_a_lora_adapter(self, server: TritonServer) -> None:
+        with pytest.raises(triton.InferenceServerException, match="lora_name names no adapter of this package"):
+            await ask_triton(server, self.PROMPTS, lora_name="other")
+
+
+class TestInternLM2:
+    """An API server, chat in the terminal and in the browser. LMDeploy is a stand-in: it needs a GPU."""
+
+    def test_its_clients(self, tmp_path: Path) -> None:
+        weights = make_model(tmp_path / "weights", "internlm2", "vllm")
+        package = small_package("internlm2-7b-lmdeploy", tmp_path / "project", weights)
+        with serving(package, Path(sys.executable), ROOT / "tests/fakes/vendor") as asked:
+            body = {"model": asked.model, "messages": [{"role": "user", "content": "Hello! How are you?"}]}
+            answer = asked.curl("/v1/chat/completions", body | {"max_tokens": 8})
+            assert answer["choices"][0]["message"]["content"]
+            ask_with_openai(asked)
+            asked.as_the_readmes_say(tmp_path)
+            page = httpx.get(f"http://127.0.0.1:{asked.port}/chat")
+            assert page.headers["content-type"].startswith("text/html")
