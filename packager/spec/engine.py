@@ -107,8 +107,8 @@ class TensorrtLlmEngineSpec(Strict):
     """GPUs that share each layer, as compiled in."""
     pipeline_parallel: Parallel = 1
     """Groups of GPUs that share the layers between them, as compiled in."""
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share for the key-value cache of the GPU's memory that the engine leaves free."""
+    gpu_memory: Annotated[float, Field(gt=0, le=0.99)] = 0.9
+    """Share for the key-value cache of the GPU's memory that the engine leaves free (TensorRT-LLM refuses all of it)."""
     kv_cache: Literal["auto", "int8", "fp8"] = "auto"
     """Number format of the key-value cache, as compiled in; `auto` takes it as it is."""
     prefix_caching: bool = True

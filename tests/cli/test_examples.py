@@ -23,6 +23,15 @@ LONGEST = 60
 """Lines of a README: one screen."""
 
 
+WALK_THROUGHS = (
+    "baichuan2-13b-transformers baichuan2-13b-transformers-int8 baichuan2-13b-vllm baichuan2-13b-vllm-4bit "
+    "baichuan2-13b-trt baichuan2-13b-trt-int8 qwen1.5-1.8b-chat-triton-vllm qwen1.5-1.8b-chat-transformers "
+    "internlm2-7b-lmdeploy internlm2-7b-lmdeploy-kv-int8 internlm2-7b-lmdeploy-awq internlm2-7b-lmdeploy-tp2 "
+    "mistral-7b-trt phi-2-transformers phi-2-vllm mistral-7b-bnb-int8 mistral-7b-bnb-int4 mistral-7b-bnb-nf4"
+)
+"""What the project grew from: none of them may be missing."""
+
+
 def named(rows):
     return pytest.mark.parametrize("row", rows, ids=[one.name for one in rows])
 
@@ -33,6 +42,10 @@ def copied(row, folder):
     shutil.copytree(row.folder, copy, ignore=shutil.ignore_patterns("packager.lock", "dist"))
     (copy / "packager.yaml").write_text(localized(row))
     return copy
+
+
+def test_every_walk_through_has_its_rows():
+    assert set(WALK_THROUGHS.split()) <= {one.name for one in ROWS}
 
 
 @named(ROWS)

@@ -351,6 +351,11 @@ class TestTensorrtLlm:
         half = spec.replace("{kind", "{gpu_memory: 0.5, kind")
         assert measure(demand("mistral-7b-v0.2", f"{half}none")).room == int(free * 0.5)
 
+    def test_all_of_what_is_free_is_refused(self, demand):
+        """kvCacheManager.cpp calculateFreeMemBytes: the fraction "must be smaller than 1.0f"."""
+        with pytest.raises(SpecError, match="gpu_memory"):
+            demand("mistral-7b-v0.2", self.ENGINE.replace("engine}", "engine, gpu_memory: 1}") + "none")
+
     def test_as_tensorrt_llm_sizes_a_cache(self, demand):
         """Blocks of 32 tokens, and no scale beside a head: 131,072 bytes a token of Mistral-7B, half in int8 or fp8."""
         for spec, kind in ((self.ENGINE, "int8"), (self.TORCH, "fp8")):
@@ -414,6 +419,15 @@ class TestTensorrtLlm:
             one.weights[0] for one in RECIPES["tensorrt_llm_engine"].formats["quantization"] if one.name == word
         )
         assert width_at_load("tensorrt_llm_engine", word) == width_of_weights(f"modelopt:{algorithm}", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"), [("mistral-7b-v0.2", 244350976), ("phi-2", 210010112), ("qwen1.5-1.8b", 103841792)]
+)
+def test_activations_are_what_an_h200_was_seen_to_take(demand, name, moment):
+    """2,048 tokens at once in transformers (tests/gpu/test_gpu_sizing.py). In torch's segments of 2 MiB it is a little more."""
+    spec = "engine: {kind: transformers, dtype: bfloat16}\nhardware: {gpu: h200}\nserving: {max_concurrency: 1}"
+    assert measure(demand(name, spec, context=2048)).workspace - CONTEXT == pytest.approx(moment, rel=0.005)
 
 
 @pytest.mark.parametrize(
