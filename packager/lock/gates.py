@@ -54,6 +54,20 @@ def check_dropped(file: SpecFile, model: ModelFacts) -> None:
         raise SpecError.collect(problems)
 
 
+def needs_code(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """What to say first of weights whose code is refused: that the engine runs them by that code alone, if it does."""
+    recipe = RECIPES[file.spec.engine.kind]
+    record = recipe.record
+    if record is None or not (model.own_code and recipe.own_code and model.architectures and _is_recorded(file)):
+        return ()
+    if set(model.architectures) & set(record.architectures):
+        return ()
+    name = model.architectures[0]
+    others = _engines_for(name, recipe)
+    mend = "vouch for that code in `weights.trusted_code`" + (f", or {others}" if others else "")
+    return (Problem(f"{_name(file)} runs {name} by the weights' own code alone", file.where("engine", "kind"), mend),)
+
+
 def check_files(file: SpecFile, paths: Sequence[str]) -> None:
     """Raise SpecError unless the weights have the file, and only one, that `quantization` says they are.
 

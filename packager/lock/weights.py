@@ -18,7 +18,7 @@ from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_cod
 from ..weights.source import Source, SourceFile, read_file
 from .built import check_built, facts_of_built
 from .compiled import lock_compiled
-from .gates import check_dropped, check_weights
+from .gates import check_dropped, check_weights, needs_code
 from .lockfile import WeightsLock
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .origin import Origin, at
@@ -71,7 +71,9 @@ def _choose(file: SpecFile, asked: WeightsSpec, source: Origin) -> tuple[SourceF
     _raise(check_names(chosen, where=where))  # before anything is read
     refused = _code(source, chosen, file, asked, where)
     if refused and RECIPES[file.spec.engine.kind].folder:
-        check_dropped(file, _model(source, chosen, "", where))  # then there is nothing to mend for this engine
+        model = _model(source, chosen, "", where)
+        check_dropped(file, model)  # then there is nothing to mend for this engine
+        refused[:0] = needs_code(file, model)
     _raise(refused)
     return chosen
 

@@ -7,7 +7,7 @@ import pytest
 
 from packager.errors import SpecError
 from packager.lock.check import check
-from packager.lock.gates import check_files, check_python, check_weights
+from packager.lock.gates import check_dropped, check_files, check_python, check_weights, needs_code
 from packager.lock.model import ModelFacts
 from packager.recipes.gpus import GPUS
 from packager.spec.load import load_spec
@@ -769,3 +769,36 @@ class TestPython:
 
     def test_another_version_may_be_for_others(self, spec):
         check_python(spec("kind: vllm, version: 0.40.0"), "3.15.0")
+
+
+class TestRefusedCode:
+    """What is said of weights whose code is refused, before what is said of the code."""
+
+    def test_that_the_engine_has_nothing_else_for_them(self, spec):
+        file = spec("kind: transformers")
+        (problem,) = needs_code(file, facts(architecture="BaichuanForCausalLM", own_code=True))
+        assert problem.what == "transformers 5.23.0 runs BaichuanForCausalLM by the weights' own code alone"
+        assert problem.mend == (
+            "vouch for that code in `weights.trusted_code`, or use the engine vllm with `engine.version: 0.23.0` or convert "
+            "them to GGUF for llama_cpp"
+        )
+
+    @pytest.mark.parametrize(
+        ("engine", "model"),
+        [
+            ("kind: vllm", {"architecture": "InternLM2ForCausalLM", "own_code": True}),  # vLLM has the model itself
+            ("kind: transformers", {"architecture": "BaichuanForCausalLM"}),  # the code is not the model's
+            ("kind: transformers, version: 5.0.0", {"architecture": "BaichuanForCausalLM", "own_code": True}),
+            ("kind: ctranslate2", {"architecture": "BaichuanForCausalLM", "own_code": True}),  # runs nobody's code
+        ],
+    )
+    def test_nothing(self, spec, engine, model):
+        assert needs_code(spec(engine), facts(**model)) == ()
+
+    def test_that_the_engine_no_longer_has_the_model(self, spec):
+        file = spec("kind: lmdeploy", gpu("l4"))
+        model = facts(architecture="InternLMForCausalLM", own_code=True)
+        ((at, what, _),) = refused(file, lambda: check_dropped(file, model))
+        assert at == "engine"
+        assert what.startswith("lmdeploy 0.18.0 no longer runs InternLMForCausalLM: 0.14.0 was the last that did")
+        check_dropped(file, facts(architecture="InternLM2ForCausalLM", own_code=True))
