@@ -25,7 +25,9 @@ class TensorrtLlmEngine(TensorrtLlmBase):
     def load(self, folder: Path) -> tuple[Any, Words]:
         build = _build(folder)
         context = compiled_context(build, self.options.context_length)
-        words = read_words(folder, self.setup.chat_template, context, build.limits.max_input_len)
+        # A prompt is read in one step: the executor's maxInputLen is min(maxSequenceLen - 1, maxNumTokens).
+        longest = min(build.limits.max_input_len, build.limits.max_num_tokens)
+        words = read_words(folder, self.setup.chat_template, context, longest)
         cache = KvCacheConfig(**cache_arguments(self.options))
         return LLM(**llm_arguments(self.setup, self.options), kv_cache_config=cache), words
 

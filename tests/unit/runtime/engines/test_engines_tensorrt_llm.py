@@ -189,6 +189,18 @@ async def test_a_prompt_that_is_too_long(started):
         await collect(engine, asks(""))
 
 
+async def test_a_prompt_of_a_compiled_engine_is_read_in_one_step(folder):
+    described = compiled.description()
+    described["limits"]["max_num_tokens"] = 20
+    (folder / "engine.json").write_text(json.dumps(described))
+    engine = open_engine("tensorrt_llm_engine", make_setup(folder))
+    await engine.start()
+    with pytest.raises(ContextLengthError, match="it can have 20 of the 4096"):
+        await collect(engine, asks("word " * 30))
+    assert text_of(await collect(engine, asks())) == PROMPT
+    await engine.stop()
+
+
 async def test_what_the_library_refuses(started):
     engine, _, llm = started
 
