@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cases import CASES, CONTEXT, Case, make_weights
+from cases import CONTEXT, Case, make_weights
 from fakes.compiled import describe_engine
 from fakes.locks import make_lock
 from fakes.serving import ProcessServer
@@ -34,15 +34,8 @@ weights:
 serving: {{server: standalone, max_concurrency: 4}}
 {hardware}
 """
-KINDS = ("ctranslate2", "tensorrt_llm_engine", "tensorrt_llm")
-"""Engines that read tokenizer.json by our own code; the others hand the folder to a library."""
-
-
-@pytest.fixture(
-    scope="module", params=[case for case in CASES if case.whole and case.kind in KINDS], ids=lambda case: case.id
-)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
+NOT_FOR = ("echo", "llama_cpp", "transformers", "vllm", "lmdeploy")
+"""The first two take no tokenizer, the others hand the folder to a library; the rest reads tokenizer.json by our own code."""
 
 
 @pytest.fixture
