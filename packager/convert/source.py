@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import Problem, SpecError
+from ..errors import LoadError, Problem, SpecError
 from ..lock.model import ModelFacts, facts_of_config
 from ..lock.origin import Origin, at
 from ..lock.tools import Tools
@@ -12,6 +12,7 @@ from ..lock.weights import ADAPTER_FILES
 from ..manifest import WeightsManifest
 from ..spec.conversion import ConversionSpec
 from ..spec.load import SpecFile
+from ..weights.file import FileSource
 from ..weights.mirrors import open_locked
 from ..weights.policy import CONFIGURATIONS, check_names, refuse_own_code
 from ..weights.source import Source, SourceFile, read_file
@@ -46,7 +47,7 @@ class Found:
 def look_at_model(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found:
     """The model that `conversion.source` names. Raises SpecError for what cannot be compiled, LoadError."""
     where = file.where("conversion", "source")
-    with at(where), Origin(_open(asked.source, asked.revision, file), tools) as source:
+    with at(where), Origin(_open(asked.source, asked.revision, file, tools), tools) as source:
         listed = source.inventory()
         chosen = tuple(one for one in listed if one.path in asked.trusted_code or _is_taken(one.path))
         problems = [*check_names(chosen, where=where), *_lacking(file, asked, chosen, where)]
@@ -62,7 +63,7 @@ def look_at_adapter(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Foun
     if asked.merge is None:
         return None
     where = file.where("conversion", "merge", "source")
-    with at(where), Origin(_open(asked.merge.source, asked.merge.revision, file), tools) as source:
+    with at(where), Origin(_open(asked.merge.source, asked.merge.revision, file, tools), tools) as source:
         chosen = tuple(one for one in source.inventory() if one.path in ADAPTER_FILES)
         if lacking := [name for name in ADAPTER_FILES if name not in {one.path for one in chosen}]:
             mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
@@ -93,8 +94,12 @@ def is_weights(path: str) -> bool:
     return path.endswith((WEIGHTS, ".bin", ".index.json"))
 
 
-def _open(address: str, revision: str | None, file: SpecFile) -> Source:
-    return open_locked(address, revision or "", folder=file.folder)
+def _open(address: str, revision: str | None, file: SpecFile, tools: Tools) -> Source:
+    source = open_locked(address, revision or "", folder=file.folder)
+    if tools.offline and not isinstance(source, FileSource):  # a mirror on a disk is no network
+        mend = "run it where the network is, or say where a copy lies: PACKAGER_WEIGHTS_MIRRORS"
+        raise LoadError("offline, and what is converted is elsewhere", mend=mend)
+    return source
 
 
 def _address(source: Origin, asked: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,20 @@ def test_a_place_that_is_not_there(place):
     with pytest.raises(LoadError) as caught:
         look_at_model(file, conversion_of(file), place.tools)
     assert "packager.yaml:4:" in caught.value.problems[0].where
+
+
+def test_offline_nobody_is_asked(place, monkeypatch):
+    file = place.spec()
+    asked, tools = conversion_of(file), replace(place.tools, offline=True)
+    with pytest.raises(LoadError, match="offline, and what is converted is elsewhere"):
+        look_at_model(file, asked, tools)
+    assert place.hub.requests == []
+    (place.folder / "model").mkdir()
+    for path, data in MODEL.items():
+        (place.folder / "model" / path).write_bytes(data)
+    monkeypatch.setenv("PACKAGER_WEIGHTS_MIRRORS", f"hf://ada/model=file://{place.folder}/model")
+    found = look_at_model(file, asked, tools)
+    assert (found.address, found.size) == ("hf://ada/model", sum(map(len, MODEL.values())))
 
 
 def test_an_adapter_is_two_files(place):

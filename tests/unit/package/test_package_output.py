@@ -124,6 +124,19 @@ def test_what_is_not_committed_is_gone(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".hello.lock"}
 
 
+def test_scratch_is_gone_with_the_output_and_what_a_kill_left_of_it_when_it_is_held_again(tmp_path):
+    with hold(tmp_path, "hello") as output:
+        scratch = output.scratch()
+        (scratch / "large").write_text("half")
+        (output.stage("hello") / "a").write_text("whole")
+        output.commit()
+        assert (scratch / "large").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"hello", ".hello.lock"}
+    scratch.mkdir()
+    with hold(tmp_path, "hello"):
+        assert not scratch.exists()
+
+
 def test_names_that_begin_alike_do_not_meet(tmp_path):
     """`hello` clears its own leftovers, not what `hello.new-2` is writing."""
     with hold(tmp_path, "hello.new-2") as other:
