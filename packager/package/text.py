@@ -60,7 +60,7 @@ def _quoted(value: str) -> str:
 def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[str, ...]:
     """The command that serves the package at `folder` inside its image."""
     if manifest.serving.server == "triton":
-        return triton.serve_command(manifest, folder)
+        return triton.serve_command(manifest, interpreter, folder)
     anywhere = ("--host", "0.0.0.0", "--port", str(manifest.serving.port))  # noqa: S104  # a container listens to its network
     if manifest.serving.server == "bentoml":
         return (interpreter, "-m", "bentoml", "serve", folder, *anywhere)
@@ -119,7 +119,7 @@ Its image serves it with Triton Inference Server, which the base brings: `triton
 tritonserver is, whose Python has these requirements, the same is served here:
 
     pip install --require-hashes -r requirements.txt
-    tritonserver --model-repository=triton
+    {command}
 """
 
 
@@ -127,8 +127,8 @@ def _asking(manifest: Manifest) -> str:
     at, name = f"localhost:{manifest.serving.port}", manifest.name
     if manifest.serving.server == "triton":
         return f"""\
-    curl -N {at}/v2/models/{name}/generate_stream \\
-      -d '{{"text_input": "Hello", "stream": true, "max_tokens": 64}}'"""
+    curl -N {at}/v2/models/{triton.models(manifest)[0]}/generate_stream \\
+      -d '{triton.example(manifest)}'"""
     return f"""\
     curl -N {at}/v1/chat/completions -H 'content-type: application/json' \\
       -d '{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
@@ -137,7 +137,9 @@ def _asking(manifest: Manifest) -> str:
 def _serving(manifest: Manifest) -> str:
     """How the package is served outside its image."""
     if manifest.serving.server == "triton":
-        return _TRITON
+        start = "PYTHONPATH=packages python -m packager_runtime.runtime.server.triton_start . tritonserver"
+        here = f"tritonserver --model-repository={triton.REPOSITORY}"
+        return _TRITON.format(command=start if manifest.serving.triton == "ensemble" else here)
     hosted = manifest.serving.server == "bentoml"  # the others' requirements do not bring it
     return _HERE.format(any=" (any of)" if hosted else "", bentoml=_BENTOML if hosted else "")
 

@@ -32,7 +32,7 @@ def open_package(package: Path, store: Store | None = None) -> Supervisor:
     leasing = Leasing(where, manifest.name, names_of(manifest))
 
     async def load() -> tuple[Engine, EngineFacts]:
-        await in_daemon_thread(lambda: _take(leasing, where))
+        await in_daemon_thread(lambda: take_lease(leasing, where))
         return await load_engine(manifest, package, where, metrics)
 
     return Supervisor(manifest, load, metrics, leasing.release)
@@ -64,7 +64,8 @@ async def load_engine(manifest: Manifest, package: Path, store: Store, metrics: 
     return engine, facts
 
 
-def _take(leasing: Leasing, store: Store) -> None:
+def take_lease(leasing: Leasing, store: Store) -> None:
+    """Take the lease; where the store cannot be written, say so and go on."""
     try:
         leasing.take()
     except OSError as error:  # what is there can be read all the same, and nobody prunes it from here

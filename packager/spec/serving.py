@@ -19,7 +19,7 @@ _NOT_TRITONS = {
 TRITON_ENGINES = {"ensemble": "tensorrt_llm_engine", "llmapi": "tensorrt_llm"}
 """The one engine that each of Triton's further sets of models is for."""
 
-_NOT_THE_ENSEMBLES = ("max_queue", "first_token_seconds", "token_gap_seconds", "total_seconds", "engine_restarts")
+_NOT_THE_ENSEMBLES = ("first_token_seconds", "token_gap_seconds", "total_seconds", "engine_restarts")
 
 
 class ServingSpec(Strict):
@@ -66,15 +66,11 @@ class ServingSpec(Strict):
     @classmethod
     def _ensemble_can(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.field_name or ""
-        if info.data.get("triton") != "ensemble":
+        if info.data.get("triton") != "ensemble" or value == cls.model_fields[name].default:
             return value
-        if name == "max_queue":
-            if value == 0:
-                raise problem("must be at least 1 with `triton: ensemble`: Triton reads 0 as no limit")
-            return value
-        if value == cls.model_fields[name].default:
-            return value
-        raise problem("is not for `triton: ensemble`", f"remove `{name}`: TensorRT-LLM's own backend has no such limit")
+        raise problem(
+            "is not for `triton: ensemble`", f"remove `{name}`: TensorRT-LLM's own backend has nothing of the kind"
+        )
 
     @field_validator("api", "port", "max_body", "cors_origins", mode="after")
     @classmethod

@@ -69,6 +69,11 @@ class Leasing:
         if self._files and self._store.recall("names", self._holder) != self._files:
             self._store.remember("names", self._holder, self._files)  # for lists, when nobody holds them any more
 
+    def bequeath(self) -> None:
+        """Hold the lease until this process has ended, whatever program it becomes by then, and those that it starts."""
+        if self._held is not None:
+            os.set_inheritable(os.dup(self._held[1].fileno()), True)  # nobody closes it
+
     def release(self) -> None:
         """Give the files up. Idempotent."""
         if self._held is not None:

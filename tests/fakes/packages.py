@@ -61,9 +61,9 @@ def slow_load(folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     yield make_package(folder / "package", source=source), finish
 
 
-def make_serving(*, api: str = "packager", **changed: int) -> ServingManifest:
+def make_serving(*, api: str = "packager", server: str = "bentoml", **changed: Any) -> ServingManifest:
     numbers = {"port": 3000, "max_concurrency": 4, "max_queue": 4, "drain_seconds": 10} | changed
-    return ServingManifest(server="bentoml", api=api, **numbers)
+    return ServingManifest(server=server, api=api, **numbers)
 
 
 def vendor(folder: Path) -> None:

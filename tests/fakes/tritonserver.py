@@ -8,17 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import psutil
 
-from packager.manifest import read_manifest
+from packager.manifest import MANIFEST_PATH, read_manifest
 from packager.package.triton import repository, serve_command
+from packager.weights.compiled import FILE
 
+from . import compiled, models, nvml
 from .machine import free_port, missing
 from .packages import make_package
 from .serving import PATIENCE
@@ -30,10 +34,52 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 def triton_package(folder: Path, **fields: Any) -> Path:
     """A package named `hello` as `make_package` makes it, with the model repository that the plan gives it."""
     package = make_package(folder, **fields)
-    for path, data in repository(read_manifest(package)).items():
-        (package / path).parent.mkdir(parents=True, exist_ok=True)
-        (package / path).write_bytes(data)
+    _write(repository(read_manifest(package)), package)
     return package
+
+
+def ensemble_package(folder: Path, *, stand_in: bool = True, **fields: Any) -> Path:
+    """A package of a compiled engine for an A100, with hello's tokenizer, that Triton serves as TensorRT-LLM's ensemble.
+
+    With `stand_in` its model `tensorrt_llm` is Python (triton_engine.py), and all else of its configuration as it was.
+    """
+    weights = compiled.write_engine(folder.parent / f"{folder.name}-engine")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(models.TOKENIZER / name, weights / name)
+    build = compiled.description()
+    build["files"] = {
+        path.name: {"sha256": sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+        for path in weights.iterdir()
+    }
+    (weights / FILE).write_text(json.dumps(build))
+    options = {"gpu_memory": 0.9, "prefix_caching": True} | fields.pop("options", {})
+    serving = {"server": "triton", "triton": "ensemble", "max_concurrency": 16, "max_queue": 8} | fields
+    make_package(folder, engine="tensorrt_llm_engine", options=options, weights=weights, **serving)
+    manifest = read_manifest(folder)
+    assert manifest.weights is not None
+    manifest = replace(manifest, weights=replace(manifest.weights, compiled=build))
+    (folder / MANIFEST_PATH).write_bytes(manifest.to_bytes())
+    _write(repository(manifest), folder)
+    if stand_in:
+        config = folder / "triton/tensorrt_llm/config.pbtxt"
+        config.write_text(config.read_text().replace('backend: "tensorrtllm"', 'backend: "python"'))
+        (config.parent / "1").mkdir()
+        shutil.copyfile(Path(__file__).with_name("triton_engine.py"), config.parent / "1/model.py")
+    return folder
+
+
+def machine_of_the_engine(folder: Path, *gpus: nvml.FakeGpu) -> dict[str, str]:
+    """Variables with which a process finds itself where such an engine runs: an A100, its driver, and the software."""
+    folder.mkdir()
+    nvml.write_nvml(folder, gpus or (nvml.A100,), cuda=13010)
+    compiled.install(folder)
+    return {"PYTHONPATH": str(folder), "CUDA_VERSION": "13.1.0"}
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
 
 
 def installed() -> Path:
@@ -90,9 +136,10 @@ class TritonServer:
         folder = installed()
         self.http, self.grpc, self.metrics = (free_port() for _ in range(3))
         ports = (f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}")
-        command = serve_command(read_manifest(package), str(package))
+        command = serve_command(read_manifest(package), str(environment / "bin/python3"), str(package))
         home = package.parent / f"{package.name}-home"
         home.mkdir(exist_ok=True)
+        environ["PYTHONPATH"] = f"{package / 'packages'}:{environ.get('PYTHONPATH', '')}".rstrip(":")
         self.process = subprocess.Popen(
             [*command, *ports, f"--backend-directory={folder / 'backends'}", *options],
             env=_environ(folder, environment) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,

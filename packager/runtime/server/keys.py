@@ -66,6 +66,14 @@ def read_api_keys(environ: Mapping[str, str] | None = None) -> ApiKeys | None:
     return ApiKeys(fixed, None if file is None else Path(file))
 
 
+def refuse_api_keys(server: str) -> None:
+    """Raise LoadError where the environment has API keys, and `server` would let everybody ask all the same."""
+    for variable in (API_KEYS, API_KEY_FILE):
+        if variable.get():
+            what = f"{variable.name} is set, and {server} checks no API keys"
+            raise LoadError(what, mend="put a proxy in front that does, and unset it")
+
+
 def _read_file(path: Path) -> frozenset[bytes]:
     try:
         lines = path.read_text("utf-8").splitlines()

@@ -9,7 +9,7 @@ import asyncio
 import json
 import locale
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ...environ import API_KEY_FILE, API_KEYS, LOG_LEVEL
-from ...errors import LoadError, PackagerError, RequestError, UnavailableError
+from ...environ import LOG_LEVEL
+from ...errors import PackagerError, RequestError, UnavailableError
 from ..generation import Generation
 from ..inputs import new_id
 from ..load import open_package
 from ..logs import log_to_stderr
 from ..supervise import Supervisor
 from .http import error_text
+from .keys import refuse_api_keys
 from .triton import INPUTS, OUTPUTS, Asked, outputs_of, parse_inputs
 
 LOOK_SECONDS = 0.05
@@ -35,8 +36,13 @@ _TYPES: Mapping[str, Any] = {"BYTES": np.object_, "UINT32": np.uint32}
 class PackagedModel:
     """What Triton's Python backend drives, over the package folder `package`.
 
-    `backend` is Triton's module `triton_python_backend_utils`, which only the stub can import.
+    `backend` is Triton's module `triton_python_backend_utils`, which only the stub can import. `inputs` and `outputs` are
+    the model's, `outputs` with their types; each response of a stream has what is new, or with `whole` all that there is.
     """
+
+    inputs: Collection[str] = INPUTS.keys()
+    outputs: Mapping[str, str] = OUTPUTS
+    whole = False
 
     def __init__(self, package: Path, backend: Any) -> None:
         self._package = package
@@ -46,7 +52,7 @@ class PackagedModel:
         # Each answer is a word to Triton's process that waits for one back: not on the engine's loop. One thread, so that
         # nobody asks for a request that Triton has just dropped.
         self._talk = ThreadPoolExecutor(1, "packager-triton")
-        self._open: dict[_Reply, Generation] = {}
+        self._open: dict[Reply, Generation] = {}
         self._answers: set[asyncio.Task[None]] = set()
         self._supervisor: Supervisor
         self._watching: asyncio.Task[None]
@@ -61,13 +67,12 @@ class PackagedModel:
             asyncio.run_coroutine_threadsafe(self._load(), self._loop).result()
         except PackagerError as error:
             self._end()
-            mends = "; ".join(problem.mend for problem in error.problems if problem.mend)
-            raise self._backend.TritonModelException(f"{error}{mends and f'; {mends}'}") from error
+            raise self._backend.TritonModelException(said(error)) from error
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Begin to answer; the answers come from other threads."""
         for request in requests:
-            reply = _Reply(request.get_response_sender())
+            reply = Reply(request.get_response_sender(), request.request_id())
             self._loop.call_soon_threadsafe(self._begin, self._read(request), reply)
 
     def finalize(self) -> None:
@@ -75,11 +80,14 @@ class PackagedModel:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._end()
 
+    def abort(self, identity: str) -> None:
+        """End the requests that a client gave this id. On the engine's loop."""
+        for reply, generation in self._open.items():
+            if reply.id == identity:
+                generation.abort()
+
     async def _load(self) -> None:
-        for variable in (API_KEYS, API_KEY_FILE):
-            if variable.get():
-                what = f"{variable.name} is set, and Triton checks no API keys"
-                raise LoadError(what, mend="put a proxy in front that does, and unset it")
+        refuse_api_keys("Triton")
         self._supervisor = open_package(self._package)
         self._supervisor.start()
         try:
@@ -111,27 +119,32 @@ class PackagedModel:
                 if reply in self._open:
                     self._open[reply].abort()
 
-    def _read(self, request: Any) -> "_Inputs":
+    def _read(self, request: Any) -> "Inputs":
         """What Triton's request holds. Its memory is Triton's again when `execute` has ended."""
-        tensors = {name: self._backend.get_input_tensor_by_name(request, name) for name in INPUTS}
-        given = {name: tensor.as_numpy()[0] for name, tensor in tensors.items() if tensor is not None}
-        return _Inputs(given, request.parameters(), request.request_id(), frozenset(request.requested_output_names()))
+        tensors = {name: self._backend.get_input_tensor_by_name(request, name) for name in self.inputs}
+        given = {name: tensor.as_numpy().tolist() for name, tensor in tensors.items() if tensor is not None}
+        return Inputs(given, request.parameters(), request.request_id(), frozenset(request.requested_output_names()))
 
-    def _begin(self, inputs: "_Inputs", reply: "_Reply") -> None:
-        answer = asyncio.create_task(self._answer(inputs, reply))
+    def parse(self, inputs: "Inputs") -> Asked:
+        """What a request asks. Raises RequestError naming what is off."""
+        return parse(inputs)
+
+    def _begin(self, inputs: "Inputs", reply: "Reply") -> None:
+        answer = asyncio.create_task(self.answer(inputs, reply))
         self._answers.add(answer)
         answer.add_done_callback(self._answers.discard)
 
-    async def _answer(self, inputs: "_Inputs", reply: "_Reply") -> None:
+    async def answer(self, inputs: "Inputs", reply: "Reply") -> None:
+        """Send every response to one request."""
         try:
-            asked = parse(inputs)
+            asked = self.parse(inputs)
             self._check_adapter(asked.request.adapter)
             self._open[reply] = self._supervisor.submit(asked.request)
             await self._write(asked, reply)
         except PackagerError as error:
-            await self._fail(reply, error_text(error), _code(error))
+            await self.fail(reply, error_text(error), _code(error))
         except Exception as error:
-            await self._fail(reply, f"{type(error).__name__} in the model's server", "INTERNAL")
+            await self.fail(reply, f"{type(error).__name__} in the model's server", "INTERNAL")
             raise
         finally:
             if generation := self._open.pop(reply, None):
@@ -143,52 +156,64 @@ class PackagedModel:
             what = f"lora_name names no adapter of this package, which has {', '.join(here) or 'none'}: {adapter}"
             raise RequestError(what, where="lora_name")
 
-    async def _write(self, asked: Asked, reply: "_Reply") -> None:
+    async def _write(self, asked: Asked, reply: "Reply") -> None:
         """The answer: a response for what there is each time, or one for all. Raises what the request fails with."""
         generation, text = self._open[reply], asked.prefix
         while batch := await generation.batch():
             text += "".join(delta.text for delta in batch)
             last = batch[-1]
             if last.finish_reason == "abort":
-                await self._fail(reply, "the request was cancelled", "CANCELLED")
+                await self.fail(reply, "the request was cancelled", "CANCELLED")
             elif last.finish_reason is not None:
                 await self._send(reply, self._response(outputs_of(asked, text, last)), final=True)
             elif asked.stream and text:
                 await self._send(reply, self._response({"text_output": text}))
-                text = ""
+                text = text if self.whole else ""
 
     def _response(self, outputs: Mapping[str, Any]) -> Any:
         tensors = [
             self._backend.Tensor(
-                name, np.array([value.encode() if isinstance(value, str) else value], _TYPES[OUTPUTS[name]])
+                name, np.array([value.encode() if isinstance(value, str) else value], _TYPES[self.outputs[name]])
             )
             for name, value in outputs.items()
         ]
         return self._backend.InferenceResponse(output_tensors=tensors)
 
-    async def _fail(self, reply: "_Reply", what: str, code: str) -> None:
+    async def fail(self, reply: "Reply", what: str, code: str) -> None:
+        """End a request with an error; `code` is Triton's name for its kind."""
         error = self._backend.TritonError(what, getattr(self._backend.TritonError, code))
         await self._send(reply, self._backend.InferenceResponse(error=error), final=True)
 
-    async def _send(self, reply: "_Reply", response: Any, *, final: bool = False) -> None:
+    async def _send(self, reply: "Reply", response: Any, *, final: bool = False) -> None:
         flags = self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
         await self._loop.run_in_executor(self._talk, reply.send, response, flags)
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """A request's inputs (each has one element), its parameters as JSON text, its id, the outputs that it wants."""
+class Inputs:
+    """A request's inputs (the elements of each), its parameters as JSON text, its id, the outputs that it wants."""
 
-    tensors: Mapping[str, Any]
+    tensors: Mapping[str, list[Any]]
     parameters: str
     id: str
     outputs: frozenset[str]
 
+    def named_parameters(self) -> dict[str, Any]:
+        """The parameters by name, without what Triton answers with by itself: the id, of the body of `generate`."""
+        found: dict[str, Any] = json.loads(self.parameters or "{}")
+        if found.get("id") == self.id:
+            found.pop("id", None)
+        return found
 
-class _Reply:
-    """One request's way back to Triton. Used in one thread: Triton forgets the request with its last response."""
 
-    def __init__(self, sender: Any) -> None:
+class Reply:
+    """One request's way back to Triton. Used in one thread: Triton forgets the request with its last response.
+
+    `id` is the client's, or empty.
+    """
+
+    def __init__(self, sender: Any, identity: str) -> None:
+        self.id = identity
         self._sender = sender
         self._closed = False
 
@@ -203,30 +228,34 @@ class _Reply:
         return not self._closed and bool(self._sender.is_cancelled())
 
 
-def _left(replies: Sequence[_Reply]) -> list[_Reply]:
+def _left(replies: Sequence[Reply]) -> list[Reply]:
     return [reply for reply in replies if reply.left()]
 
 
-def parse(inputs: _Inputs) -> Asked:
-    """What a request asks. Raises RequestError naming what is off."""
-    body = {name: _plain(name, value) for name, value in inputs.tensors.items()}
-    parameters = json.loads(inputs.parameters or "{}")
-    if parameters.get("id") == inputs.id:
-        parameters.pop("id", None)  # of the body of `generate`: Triton answers with it by itself
+def parse(inputs: Inputs) -> Asked:
+    """What a request of the vLLM backend's form asks. Raises RequestError naming what is off."""
+    body = {name: plain(name, value) for name, (value,) in inputs.tensors.items()}
+    parameters = inputs.named_parameters()
     if inputs.outputs < OUTPUTS.keys():  # all of them are what Triton says when a client names none
         body |= {f"return_{name}": True for name in inputs.outputs - {"text_output"}}
     stream = body.get("stream") is True or parameters.get("stream") is True
     return parse_inputs(body | {"parameters": parameters}, new_id(), stream=stream)
 
 
-def _plain(name: str, value: Any) -> Any:
-    """An input's element (that it has one is Triton's to check)."""
+def plain(name: str, value: Any) -> Any:
+    """An input's element as JSON has it. Raises RequestError."""
     if not isinstance(value, bytes):
-        return bool(value)
+        return value
     try:
         return value.decode()
     except UnicodeDecodeError:
         raise RequestError(f"{name} is not UTF-8", where=name) from None
+
+
+def said(error: PackagerError) -> str:
+    """What Triton is told of a load that failed."""
+    mends = "; ".join(problem.mend for problem in error.problems if problem.mend)
+    return f"{error}{mends and f'; {mends}'}"
 
 
 def _code(error: PackagerError) -> str:

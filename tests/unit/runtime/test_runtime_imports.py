@@ -13,7 +13,7 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "ctranslate2": "engines/ctranslate2",
     "jinja2": ("engines/chat_template", "engines/vllm"),
     "lmdeploy": "engines/lmdeploy",
-    "numpy": ("engines/ctranslate2", "server/triton_backend"),
+    "numpy": ("engines/ctranslate2", "server/triton_"),
     "psutil": "engines/vllm",
     "pynvml": "machine.py",
     "tensorrt_llm": "engines/tensorrt_llm",
