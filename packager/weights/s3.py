@@ -268,9 +268,8 @@ def _refused(answer: Mapping[str, Any], asked: str, where: str) -> LoadError:
         return TransferError(f"the store failed: {status} {code}", where=where, mend="try again later")
     if code in _DENIED:
         what, rights = _RIGHTS.get(asked, _MAY_NOT_WRITE)
-        mend = f"allow {rights} to these credentials, or use others"
-        named = f"({environ.AWS_PROFILE.name}, {environ.AWS_ACCESS_KEY_ID.name})"
-        return LoadError(f"access is denied: {what}", where=where, mend=f"{mend} {named}")
+        mend = f"use credentials that have {rights} ({environ.AWS_PROFILE.name}, {environ.AWS_ACCESS_KEY_ID.name})"
+        return LoadError(f"access is denied: {what}", where=where, mend=mend)
     unknown = (f"the store refused: {code}: {str(told.get('Message', '')).partition(chr(10))[0]}", "")
     what, mend = _REFUSALS.get(_SAME.get(code, code), unknown)
     return LoadError(what, where=where, mend=mend)

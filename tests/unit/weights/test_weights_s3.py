@@ -253,7 +253,10 @@ def test_a_bucket_that_may_not_be_listed(s3: FakeS3) -> None:
     put_folder(s3)
     s3.refusals = [Refusal("(GET|HEAD) /models(/tiny)?$", 403, "AccessDenied")]
     text = refused(open_source("s3://models/tiny"))
-    assert "access is denied: the bucket may not be listed: allow s3:ListBucket" in text
+    assert (
+        "access is denied: the bucket may not be listed: use credentials that have s3:ListBucket on the bucket and"
+        in text
+    )
 
 
 def test_a_folder_whose_own_name_may_not_be_asked_about(s3: FakeS3) -> None:
