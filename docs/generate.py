@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -282,12 +282,10 @@ def with_plan(folder: Path) -> str:
 def plan_block(folder: Path) -> str:
     """What `packager plan` prints of a copy without a lock: how large its files are is nobody's but the lock's."""
     told = io.StringIO()
-    with tempfile.TemporaryDirectory() as work, redirect_stdout(told), redirect_stderr(told):
-        copy = Path(work) / folder.name
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("packager.lock", "dist"))
-        app.main(["plan", "--offline", str(copy)])
-    said = told.getvalue().replace(f"{work}/", "")
-    return f"```text\n$ packager plan {folder.name}\n{said}```\n"
+    with tempfile.TemporaryDirectory() as work, chdir(work), redirect_stdout(told), redirect_stderr(told):
+        shutil.copytree(folder, folder.name, ignore=shutil.ignore_patterns("packager.lock", "dist"))
+        app.main(["plan", "--offline", folder.name])
+    return f"```text\n$ packager plan {folder.name}\n{told.getvalue()}```\n"
 
 
 def pages() -> dict[Path, bytes]:
