@@ -345,4 +345,7 @@ def disk_error(error: OSError, folder: Path) -> LoadError:
         what = "the store cannot be written, and not all that is needed is in it"
         mend = "fill it where it can be written (`packager fetch`), or name another folder (PACKAGER_CACHE)"
         return LoadError(what, where=str(where), mend=mend)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        what = "the store is no folder: a file stands there, or a link that leads nowhere"
+        return LoadError(what, where=str(where), mend="name a folder (PACKAGER_CACHE)")
     return LoadError(f"the store cannot be written: {error.strerror}", where=str(where), mend="check the disk")

@@ -440,6 +440,14 @@ class TestDisk:
     def test_words(self, code, text):
         assert text in str(disk_error(OSError(code, os.strerror(code), "place"), Path("store")))
 
+    def test_a_store_that_is_no_folder(self, tmp_path):
+        (tmp_path / "file").touch()
+        (tmp_path / "link").symlink_to(tmp_path / "gone")
+        for place in (tmp_path / "file", tmp_path / "link", tmp_path / "file/below"):
+            with pytest.raises(LoadError, match="the store is no folder: a file stands there, or a link") as caught:
+                fetch_files(want(MemorySource({"a": BIG})), Store(place))
+            assert caught.value.problems[0].where == str(place)
+
     def test_a_write_that_failed_is_not_forgotten(self, store, monkeypatch):
         """The kernel tells of it once; no later sync would, and the file must not get its name."""
         told = threading.Event()
