@@ -22,6 +22,7 @@ WORDS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 """How configurations, tokenizers and templates of a transformers folder end."""
 _TWICE = "consolidated"
 """How the names of the same weights in Mistral's own form begin."""
+_PICKLE = ".bin"
 _MODELOPT = "hf_quant_config.json"
 
 
@@ -49,10 +50,9 @@ def look_at_model(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found:
     where = file.where("conversion", "source")
     with at(where), Origin(_open(asked.source, asked.revision, file, tools), tools) as source:
         listed = source.inventory()
-        chosen = tuple(one for one in listed if one.path in asked.trusted_code or _is_taken(one.path))
-        problems = [*check_names(chosen, where=where), *_lacking(file, asked, chosen, where)]
-        if not problems:
-            problems += _own_code(source, chosen, asked, where)
+        chosen = tuple(one for one in listed if one.path in asked.trusted_code or _is_taken(one.path, asked))
+        problems = [*check_names(chosen, where=where), *_lacking(file, asked, listed, chosen)]
+        problems += _own_code(source, chosen, asked, where)
         if problems:
             raise SpecError.collect(problems)
         return Found(_address(source, asked.source), source.revision, chosen, _facts(source, chosen, where), where)
@@ -91,7 +91,7 @@ def lock_found(found: Found, tools: Tools, trusted: Mapping[str, str]) -> Weight
 
 def is_weights(path: str) -> bool:
     """Whether a file of a transformers folder holds weights, or is the index of such files."""
-    return path.endswith((WEIGHTS, ".bin", ".index.json"))
+    return path.endswith((WEIGHTS, _PICKLE, ".index.json"))
 
 
 def _open(address: str, revision: str | None, file: SpecFile, tools: Tools) -> Source:
@@ -106,21 +106,27 @@ def _address(source: Origin, asked: str) -> str:
     return source.uri if asked.startswith("file://") else asked
 
 
-def _is_taken(path: str) -> bool:
-    if path.endswith(WEIGHTS):
-        return "/" not in path and not path.startswith(_TWICE)
-    return "/" not in path and path.endswith(WORDS)
+def _is_taken(path: str, asked: ConversionSpec) -> bool:
+    if "/" in path or (path.startswith(_TWICE) and path.endswith(WEIGHTS)):
+        return False
+    if path.endswith(f"{_PICKLE}.index.json"):
+        return any(one.endswith(_PICKLE) for one in asked.trusted_code)
+    return path.endswith((WEIGHTS, *WORDS))
 
 
-def _lacking(file: SpecFile, asked: ConversionSpec, chosen: Sequence[SourceFile], where: str) -> Iterator[Problem]:
-    paths = {one.path for one in chosen}
+def _lacking(
+    file: SpecFile, asked: ConversionSpec, listed: Sequence[SourceFile], chosen: Sequence[SourceFile]
+) -> Iterator[Problem]:
+    paths, where = {one.path for one in chosen}, file.where("conversion", "source")
     if CONFIG not in paths:
-        yield Problem(
-            f"there is no model of transformers here: {CONFIG} is missing", where, "name the folder that has it"
-        )
+        what = f"there is no model of transformers here: {CONFIG} is missing"
+        yield Problem(what, where, "name the folder that has it")
         return
-    if not any(is_weights(path) and not path.endswith(".json") for path in paths):
-        mend = "convert the pickles to safetensors, or vouch for each: its path and sha256 in `conversion.trusted_code`"
+    if not any(path.endswith((WEIGHTS, _PICKLE)) for path in paths):
+        mend = "take a model that has them"
+        if pickles := [one for one in listed if one.path.endswith(_PICKLE) and "/" not in one.path]:
+            named = ", ".join(f"{one.path}: {one.sha256 or 'SHA256'}" for one in pickles)
+            mend = f"convert its pickles, or vouch for them: `conversion.trusted_code: {{{named}}}`"
         yield Problem(f"the model has no {WEIGHTS} files", where, mend)
     for path in asked.trusted_code:
         if path not in paths:

@@ -32,6 +32,7 @@ BESIDE = {
     "README.md": b"card",
     "consolidated.safetensors": b"the same once more",
     "pytorch_model-00001-of-00002.bin": b"pickle",
+    "pytorch_model.bin.index.json": b"{}",
     "modeling_own.py": CODE,
     "onnx/model.safetensors": b"another form",
 }
@@ -116,15 +117,29 @@ def test_code_that_is_not_there(place):
     assert place.refused(MODEL, trusted) == [said]
 
 
+def test_all_that_has_to_be_vouched_for_is_told_at_once(place):
+    """As Baichuan2 is on the hub."""
+    own = json.dumps({**CONFIG, "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}).encode()
+    words = json.dumps({"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}).encode()
+    files = {"config.json": own, "tokenizer_config.json": words, "pytorch_model.bin": b"pickle"}
+    assert [what for what, _ in place.refused(files)] == [
+        "the model has no .safetensors files",
+        "config.json names code to run: configuration_own.py",
+        "tokenizer_config.json names code to run: tokenization_own.py",
+    ]
+
+
 def test_pickles_alone(place):
     files = {path: data for path, data in MODEL.items() if not path.endswith(".safetensors")}
-    mend = "convert the pickles to safetensors, or vouch for each: its path and sha256 in `conversion.trusted_code`"
-    assert place.refused({**files, "pytorch_model.bin": b"pickle"}) == [("the model has no .safetensors files", mend)]
     sha256 = hashlib.sha256(b"pickle").hexdigest()
+    mend = f"convert its pickles, or vouch for them: `conversion.trusted_code: {{pytorch_model.bin: {sha256}}}`"
+    none = "the model has no .safetensors files"
+    assert place.refused({**files, "pytorch_model.bin": b"pickle"}) == [(none, mend)]
+    assert place.refused(files) == [(none, "take a model that has them")]
     trusted = f"source: hf://ada/model, trusted_code: {{pytorch_model.bin: {sha256}}}"
-    assert "pytorch_model.bin" in {
-        one.path for one in place.look({**files, "pytorch_model.bin": b"pickle"}, trusted).files
-    }
+    pickles = {**files, "pytorch_model.bin": b"pickle", "pytorch_model.bin.index.json": b"{}"}
+    found = {one.path for one in place.look(pickles, trusted).files}
+    assert {"pytorch_model.bin", "pytorch_model.bin.index.json"} <= found
 
 
 def test_what_is_no_model(place):
