@@ -187,13 +187,13 @@ def _groups(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """Weights whose groups have a size for which the engine has no kernel."""
     recipe, taken = RECIPES[file.spec.engine.kind], getattr(file.spec.engine, "backend", "")
     row = _row(recipe, model)
-    takes = row.groups.get(taken) if row else None
-    if takes is None or model.group is None or model.group in takes:
+    if row is None or model.group is None or model.group in row.groups.get(taken, (model.group,)):
         return ()
-    sizes = listed(str(size) for size in takes)
+    sizes = listed(str(size) for size in row.groups[taken])
     what = f"{recipe.engine}'s {taken} takes {model.method} in groups of {sizes}; these weights are in groups of {model.group}"
     backends = recipe.record.backends if recipe.record else {}
-    advice = [f"write `backend: {one}`" for one, has in backends.items() if one != taken and model.method in has]
+    able = [one for one in backends if model.group in row.groups.get(one, (model.group,))]
+    advice = [f"write `backend: {one}`" for one in able if model.method in backends[one]]
     others = [
         one for one in RECIPES.values() if one is not recipe and one.record and model.method in one.record.methods
     ]

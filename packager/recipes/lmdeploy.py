@@ -4,6 +4,7 @@ from .recipe import Format, Recipe
 from .records.lmdeploy import RECORD
 
 _CONVERTER = "lmdeploy 0.18.0, turbomind/converter.py _SUPPORTED_GROUP_SIZES; its machine code begins with sm_70"
+_PACKED = f"{_CONVERTER}; its PyTorch engine has them for experts alone, pytorch/nn/moe/compressed_tensors.py"
 _DTYPES = "lmdeploy 0.18.0, turbomind/converter.py _resolve_dtype, which falls back to float16"
 _CACHE = "lmdeploy 0.18.0, messages.py QuantPolicy"
 _FP8_CACHE = f"{_CACHE}: its PyTorch engine alone has it, in Triton's float8 types, which begin with 8.9"
@@ -37,7 +38,7 @@ RECIPE = Recipe(
         "weights": (
             Format("awq", _CONVERTER, floor=70, groups={"turbomind": (128,)}),
             Format("gptq", _CONVERTER, floor=70, groups={"turbomind": (128,)}),
-            Format("compressed-tensors", _CONVERTER, floor=70, groups={"turbomind": (32, 128)}),
+            Format("compressed-tensors", _PACKED, floor=70, groups={"turbomind": (32, 128), "pytorch": (32,)}),
         ),
         "dtype": (
             Format("bfloat16", _DTYPES, floor=80, fallback="float16"),

@@ -441,7 +441,15 @@ class TestWeights:
                 facts("compressed-tensors:pack-quantized", group=64),
                 "'file",
                 "lmdeploy's turbomind takes compressed-tensors in groups of 32 or 128; these weights are in groups of 64",
-                "write `backend: pytorch`, use the engine transformers, use the engine vllm or quantize them in groups of 32 or 128",
+                "use the engine transformers, use the engine vllm or quantize them in groups of 32 or 128",
+            ),
+            (
+                "kind: lmdeploy, backend: pytorch",
+                [gpu("l4")],
+                facts("compressed-tensors:pack-quantized", group=128),
+                "'file",
+                "lmdeploy's pytorch takes compressed-tensors in groups of 32; these weights are in groups of 128",
+                "write `backend: turbomind`, use the engine transformers, use the engine vllm or quantize them in groups of 32",
             ),
             (
                 "kind: vllm",
