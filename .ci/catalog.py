@@ -33,8 +33,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fakes.catalog import REFUSAL, Example, localized, read_examples, stand_in_world, write_index
+from fakes.catalog import Example, localized, read_examples, stand_in_world, write_index
 
+from packager.catalog import REFUSAL
 from packager.digest import sha256_hex
 
 ROOT = Path(__file__).resolve().parents[1]

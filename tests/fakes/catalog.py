@@ -23,6 +23,7 @@ from fakes.wheels import make_wheel
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from packager.catalog import REFUSAL
 from packager.digest import sha256_hex
 from packager.lock.drift import engine_version, python_overrides, python_requirements
 from packager.oci.image import Image
@@ -33,7 +34,6 @@ from packager.spec.image import RegistryBase
 from packager.spec.load import SPEC_NAME, load_spec
 from packager.spec.model import ModelSpec
 
-REFUSAL = "refusal.txt"
 _LARGE = ("*.safetensors", "*.gguf", "*.bin", "*.model", "*.engine")
 """What the hub has in its large file storage."""
 _GGUF_NAMES = {"mistral": "llama", "mixtral": "llama"}

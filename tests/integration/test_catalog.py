@@ -24,7 +24,16 @@ BUILT = [one for one in EXAMPLES if one.refusal is None]
 def catalog(
     work: Path, cache: Path, *argv: str | Path, env: Mapping[str, str] | None = None, umask: str = "022"
 ) -> "subprocess.CompletedProcess[str]":
-    script = [sys.executable, ROOT / ".ci/catalog.py", "--stand-ins", "--jobs", "2", "--work", work, *argv]
+    script = [
+        sys.executable,
+        ROOT / ".ci/catalog.py",
+        "--stand-ins",
+        "--jobs",
+        os.cpu_count() or 1,
+        "--work",
+        work,
+        *argv,
+    ]
     return subprocess.run(
         ["sh", "-c", f'umask {umask}; exec "$0" "$@"', *map(str, script)],
         env={**os.environ, "PACKAGER_CACHE": str(cache), **(env or {})},
