@@ -29,6 +29,10 @@ ALGORITHMS: Mapping[str, str | None] = {
 CACHES: Mapping[str, str | None] = {"auto": None, "int8": "INT8", "fp8": "FP8"}
 _BY_WEIGHTS_ALONE = ("int8", "int4")
 """Quantizations that read no text. TensorRT-LLM 1.2, models/modeling_utils.py QuantConfig._requires_calibration."""
+_TEXTS = ("cnn_dailymail", "pileval")
+"""Data sets that ModelOpt calibrates on; it takes any folder too. TensorRT-LLM 1.2, quantization/quantize_by_modelopt.py."""
+_TEXTS_OF_CACHES = ("cnn_dailymail", "lambada")
+"""Those that TensorRT-LLM itself calibrates on, known by the name or the path: models/convert_utils.py."""
 _SHARES = {"none": 1.0, "int8": 0.6, "fp8": 0.6, "int4": 0.4, "awq": 0.4}
 """How large an engine is beside 16-bit weights, at most: embeddings are not quantized."""
 _NUM_TOKENS = 8192
@@ -221,6 +225,19 @@ def _quantized(file: SpecFile, asked: ConversionSpec) -> Iterator[Problem]:
     elif asked.calibration is not None and not _calibrates(word, cache):
         what = f"`quantization: {word}` with `kv_cache: auto` calibrates nothing"
         yield Problem(what, file.where("conversion", "calibration"), "remove `calibration`")
+    elif asked.calibration is not None:
+        yield from _texts(file, asked.calibration.dataset)
+
+
+def _texts(file: SpecFile, dataset: str) -> Iterator[Problem]:
+    """A data set of which TensorRT-LLM would not know what to read."""
+    where, what = file.where("conversion", "calibration", "dataset"), f"TensorRT-LLM does not calibrate on {dataset}"
+    if file.spec.quantization not in ("none", *_BY_WEIGHTS_ALONE) or getattr(file.spec.engine, "kv_cache", "") == "fp8":
+        if dataset not in _TEXTS and not dataset.startswith("/"):
+            yield Problem(what, where, f"write one of: {', '.join(_TEXTS)}; or the absolute path of a folder")
+    elif not any(name in dataset for name in _TEXTS_OF_CACHES):
+        mend = f"write one of: {', '.join(_TEXTS_OF_CACHES)}; or an absolute path that ends in such a name"
+        yield Problem(f"{what} for an int8 cache", where, mend)
 
 
 def _off(file: SpecFile, asked: ConversionSpec, model: Found, limits: Limits) -> Iterator[Problem]:

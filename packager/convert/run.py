@@ -90,8 +90,8 @@ def check_output(plan: ConvertPlan) -> None:
     """Raise OutputError unless the engine can be written where it was asked for."""
     path = plan.output
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        mend = "choose another folder with --output, or remove this one"
-        raise OutputError("the output folder is not empty", where=str(path), mend=mend)
+        what = "the output folder is not empty" if path.is_dir() else "a file stands where the output goes"
+        raise OutputError(what, where=str(path), mend="choose another folder with --output, or remove this one")
     there = next(one for one in path.parents if one.exists())
     free = shutil.disk_usage(there).free
     if free < plan.needs.disk:

@@ -36,8 +36,9 @@ class CalibrationSpec(Strict):
     dataset: Annotated[
         str, Grammar(r"/?[A-Za-z0-9_][A-Za-z0-9_./-]*", "a data set such as cnn_dailymail, or an absolute path", 255)
     ] = "cnn_dailymail"
-    """A data set of the hub, by its name, or a folder of the machine that converts, by its absolute path. TensorRT-LLM
-    fetches it by itself, unverified."""
+    """`cnn_dailymail` or `pileval` (`lambada` where the cache alone is calibrated), which TensorRT-LLM fetches by itself,
+    unverified; or the absolute path of a folder where it converts, that holds such a data set, or texts in a column `text`.
+    TensorRT-LLM runs the code of a data set that brings some."""
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     """How many of its texts are read."""
     length: Tokens = 512

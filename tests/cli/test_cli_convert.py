@@ -4,6 +4,7 @@ import json
 import os
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ class Machine:
     """A folder with a spec, and the environment of a machine that compiles."""
 
     def __init__(self, folder: Path, hub: Hub) -> None:
-        self.folder, self.hub, self.sites = folder, hub, 0
+        self.folder, self.hub, self.sites, self.vendor = folder, hub, 0, VENDOR
 
     def spec(self, **changed: str) -> None:
         (self.folder / "packager.yaml").write_text(SPEC % (DEFAULTS | changed))
@@ -60,7 +61,7 @@ class Machine:
         site.mkdir(exist_ok=True)
         if gpus is not None:
             write_nvml(site, gpus)
-        path = os.pathsep.join(map(str, (site, ROOT, VENDOR)))
+        path = os.pathsep.join(map(str, (site, ROOT, self.vendor)))
         clean = {name: "" for name in os.environ if name.startswith("HF_")}
         return {
             **clean,
@@ -324,6 +325,18 @@ def test_what_tensorrt_llm_says_when_it_fails_is_repeated(machine, tmp_path):
     assert said[-1] == "  mend: mend what it says, then run it again: what was fetched is kept"
     assert "\n  NotImplementedError: Unsupported model architecture: NoSuchForCausalLM\n" in done.stderr
     assert machine.left() == ["other"]
+
+
+def test_one_that_was_compiled_otherwise_is_told_and_kept(machine, tmp_path):
+    machine.spec()
+    machine.vendor = Path(shutil.copytree(VENDOR, tmp_path / "site-vendor"))
+    source = machine.vendor / "tensorrt_llm/building.py"
+    source.write_text(source.read_text().replace("asdict(limits) | {", 'asdict(limits) | {"max_batch_size": 8, '))
+    assert errors(machine.convert()) == [
+        "error: packager.yaml:9:28: `max_concurrency: 16`, and the engine was compiled for 8 requests at once (max_batch_size)",
+        "  mend: write 8 or less; further requests wait in the queue (`serving.max_queue`)",
+    ]
+    assert read_build((tmp_path / "engine/engine.json").read_bytes()).limits.max_batch_size == 8
 
 
 def test_killed_in_the_middle_it_leaves_nothing_and_fetches_nothing_again(machine, tmp_path):

@@ -157,6 +157,27 @@ class TestQuantization:
         assert asked.refused("calibration: {samples: 8}", quantization="int8") == [said]
 
     @pytest.mark.parametrize(
+        ("word", "cache", "dataset", "takes"),
+        [
+            ("awq", "auto", "pileval", True),
+            ("awq", "int8", "/texts", True),
+            ("none", "fp8", "/texts", True),
+            ("fp8", "auto", "lambada", False),
+            ("none", "int8", "lambada", True),
+            ("int8", "int8", "/copies/cnn_dailymail", True),
+            ("int8", "int8", "/texts", False),
+            ("none", "int8", "pileval", False),
+        ],
+    )
+    def test_texts_to_calibrate_on(self, asked, word, cache, dataset, takes):
+        spec = {"quantization": word, "engine": f"kv_cache: {cache}"}
+        if takes:
+            assert asked.plan(f"calibration: {{dataset: {dataset}}}", **spec).build.calibration.dataset == dataset
+        else:
+            ((_, what, _),) = asked.refused(f"calibration: {{dataset: {dataset}}}", **spec)
+            assert what.startswith(f"TensorRT-LLM does not calibrate on {dataset}")
+
+    @pytest.mark.parametrize(
         ("gpu", "word", "said"),
         [
             ("b200", "int8", "`quantization: int8` on tensorrt_llm_engine runs on compute capabilities below 10.0; b200 has 10.0"),
