@@ -97,7 +97,10 @@ def _target(plan: "ConvertPlan", file: "SpecFile", tools: "Tools") -> "Destinati
         mend = "remove it, or name a branch; the lock pins the commit"
         what = "`weights.revision` is a commit, and an upload makes another one"
         raise OutputError(what, where=file.where("weights", "revision"), mend=mend)
-    return open_destination(plan.upload, UploadOptions(revision=revision), tools.store)
+    address = plan.upload
+    if address.startswith("file://"):  # a relative one starts at the spec's folder
+        address = f"file://{file.folder / address.removeprefix('file://')}"
+    return open_destination(address, UploadOptions(revision=revision), tools.store)
 
 
 def _upload(plan: "ConvertPlan", target: "Destination", tools: "Tools") -> None:

@@ -26,6 +26,8 @@ def docker_command(plan: ConvertPlan, file: SpecFile, store: Path) -> list[str]:
     asked = conversion_of(file)
     sources = [asked.source, *([asked.merge.source] if asked.merge else [])]
     local = [file.folder / one.removeprefix("file://") for one in sources if one.startswith("file://")]
+    texts = plan.build.calibration.dataset if plan.build.calibration else ""
+    local += [Path(texts)] if texts.startswith("/") else []
     in_store = any(one.startswith("s3://") for one in (*sources, plan.upload or ""))
     mounts = dict.fromkeys((file.folder, *local), ":ro") | {store.absolute(): "", plan.output.parent: ""}
     folders = [part for folder, how in mounts.items() for part in ("-v", f"{folder}:{folder}{how}")]

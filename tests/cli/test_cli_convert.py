@@ -174,6 +174,18 @@ def test_the_lock_takes_it_and_an_upload_is_read_back_equal(machine, tmp_path):
     assert locked.compiled["mapping"]["world_size"] == 2
 
 
+def test_an_upload_to_a_folder_beside_the_spec(machine, tmp_path):
+    machine.spec(weights="file://shipped, ship: in_image")
+    text = (tmp_path / "packager.yaml").read_text().replace("ship: in_image, ship: on_load", "ship: in_image")
+    (tmp_path / "packager.yaml").write_text(text)
+    (tmp_path / "site-elsewhere").mkdir()
+    argv = ("convert", tmp_path, "--output", tmp_path / "engine", "--upload")
+    done = packager(*argv, cwd=tmp_path / "site-elsewhere", cache=tmp_path / "cache", env=machine.env())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"weights:\n  source: file://{tmp_path}/shipped\n"
+    assert (tmp_path / "shipped/engine.json").read_bytes() == (tmp_path / "engine/engine.json").read_bytes()
+
+
 def test_a_tokenizer_from_elsewhere_is_not_put_beside_it(machine, tmp_path):
     """The lock refuses one that weights and `weights.tokenizer` both have."""
     words = {name: data for name, data in model().items() if not name.endswith(".safetensors")}

@@ -1,0 +1,73 @@
+"""The `docker run` that a dry run shows: what it mounts, hands on and installs."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from packager.convert.docker import docker_command
+from packager.convert.plan import make_plan
+from packager.convert.source import Found
+from packager.lock.model import ModelFacts
+from packager.spec.load import load_spec
+from packager.weights.source import SourceFile
+
+SPEC = """name: x
+engine: {{kind: tensorrt_llm_engine, tensor_parallel: 2}}
+weights: {{source: {weights}, ship: on_load}}
+quantization: awq
+conversion: {{source: {source}, merge: {{source: {merge}}}, calibration: {{dataset: {dataset}}}}}
+hardware: {{gpu: a10g, count: 2}}
+image: {{base: {{kind: registry, image: registry.example.com/trt:1}}}}
+"""
+HUB = {"weights": "hf://ada/engine", "source": "hf://ada/model", "merge": "hf://ada/lora", "dataset": "pileval"}
+
+
+@pytest.fixture
+def command(tmp_path: Path):
+    def make(*, upload: bool = False, **changed: str) -> list[str]:
+        (tmp_path / "packager.yaml").write_text(SPEC.format(**HUB | changed))
+        file = load_spec(tmp_path)
+        found = Found("hf://ada/model", "", (SourceFile("tokenizer.json", 1),), ModelFacts(context=64), "")
+        plan = make_plan(file, found, found, Path("/engines/x y"), upload=upload)
+        return docker_command(plan, file, Path("/store"))
+
+    return make
+
+
+def values(command: list[str], option: str) -> list[str]:
+    return [command[place + 1] for place, one in enumerate(command) if one == option]
+
+
+def test_paths_mean_inside_what_they_mean_outside(command, tmp_path):
+    run = command()
+    assert values(run, "-v") == [f"{tmp_path}:{tmp_path}:ro", "/store:/store", "/engines:/engines"]
+    assert values(run, "-e") == ["PACKAGER_CACHE=/store", "HF_ENDPOINT", "HF_TOKEN"]
+    assert values(run, "--gpus") == ["2"]
+    *_, image, shell, option, script = run
+    assert (image, shell, option) == ("registry.example.com/trt:1", "bash", "-c")
+    venv, install, convert = script.split(" && ")
+    assert shlex.split(venv)[-1] == "/packager"
+    assert shlex.split(install)[-1] == "llm-packager[nvml]"
+    assert shlex.split(convert) == [
+        "/packager/bin/packager", "convert", f"{tmp_path}/packager.yaml", "--output", "/engines/x y",
+        "--image", "registry.example.com/trt:1",
+    ]  # fmt: skip
+
+
+def test_what_lies_on_this_machine_is_mounted(command, tmp_path):
+    run = command(source="file://model", merge="file:///adapters/one", dataset="/texts")
+    assert values(run, "-v")[:4] == [
+        f"{tmp_path}:{tmp_path}:ro",
+        f"{tmp_path}/model:{tmp_path}/model:ro",
+        "/adapters/one:/adapters/one:ro",
+        "/texts:/texts:ro",
+    ]
+
+
+def test_an_object_store_brings_its_library_and_settings(command):
+    assert "s3" not in command(weights="s3://bucket/engine")[-1]
+    run = command(weights="s3://bucket/engine", upload=True)
+    assert shlex.split(run[-1].split(" && ")[1])[-1] == "llm-packager[nvml,s3]"
+    assert run[-1].endswith(" --upload")
+    assert "AWS_SECRET_ACCESS_KEY" in values(run, "-e")
