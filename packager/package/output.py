@@ -21,6 +21,7 @@ from ..store import sync_folder, write_atomically
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_OURS = "~"
 
 
 class Output:
@@ -67,8 +68,11 @@ def hold(folder: Path, name: str, *, waiting: Callable[[str], None] | None = Non
     """Hold the output `name` under `folder`, made when missing; first finish what a killed build left.
 
     When another process holds it, `waiting` is told once and the lock is waited for; without
-    `waiting` BusyError is raised at once. Raises OutputError when the folder cannot be written.
+    `waiting` BusyError is raised at once. Raises OutputError for a name with a `~`, and when the folder cannot be written.
     """
+    if _OURS in name:
+        what = f"the name of the result has a {_OURS}, which names of what is under way have"
+        raise OutputError(what, where=str(folder / name), mend="choose another name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -121,7 +125,8 @@ def _clear(folder: Path, name: str) -> None:
     """Finish a commit that was cut off, then remove what never came to a commit."""
     try:
         _roll_forward(folder, name)
-        for leftover in (*folder.glob(f"{_prefix(name)}*"), *folder.glob(f".{_prefix(name)}*")):
+        ours = (_prefix(name), f".{_prefix(name)}")  # no pattern: a name may have a * in it
+        for leftover in [path for path in folder.iterdir() if path.name.startswith(ours)]:
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:  # a journal that was being written
@@ -178,8 +183,8 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _prefix(name: str) -> str:
-    # `~` is in no name: leftovers of `hello` are never taken for those of `hello.new`.
-    return f".{name}~"
+    # It is in no name: leftovers of `hello` are never taken for those of `hello.new`.
+    return f".{name}{_OURS}"
 
 
 def _journal(folder: Path, name: str) -> Path:

@@ -137,6 +137,26 @@ def test_scratch_is_gone_with_the_output_and_what_a_kill_left_of_it_when_it_is_h
         assert not scratch.exists()
 
 
+@pytest.mark.parametrize("name", ["*", "h?llo", "[h]ello"])
+def test_a_name_is_no_pattern(tmp_path, name):
+    with hold(tmp_path, "hello") as other:
+        staged = other.stage("hello")
+        with hold(tmp_path, name) as output:
+            left = output.scratch()
+            assert staged.exists()
+        left.mkdir()
+        with hold(tmp_path, name):
+            assert staged.exists()
+            assert not left.exists()
+
+
+def test_a_name_with_a_tilde_would_meet_another_ones_leftovers(tmp_path):
+    with pytest.raises(OutputError, match="the name of the result has a ~") as caught, hold(tmp_path, "hello~1"):
+        pass
+    assert caught.value.problems[0].mend == "choose another name"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_that_begin_alike_do_not_meet(tmp_path):
     """`hello` clears its own leftovers, not what `hello.new-2` is writing."""
     with hold(tmp_path, "hello.new-2") as other:
