@@ -22,6 +22,9 @@ TOKENIZER_FILES = (
 """What is taken of a tokenizer's source, which is a model's whole repository most often: the files that tokenizers of
 transformers save and read, and the one of Mistral's own (vLLM). The rest there is about other weights."""
 
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
+"""Those of them without one of which there is no tokenizer; code of its own may read it under another name."""
+
 _ENDS = "generation_config.json"
 """Which tokens end an answer; engines read it beside the tokenizer. It is the model's own, so that of the weights counts."""
 
@@ -41,7 +44,7 @@ def choose_tokenizer(
     """
     paths, own = [one.path for one in listed], {one.path for one in weights}
     there = [name for name in TOKENIZER_FILES if name in paths]
-    if not there:
+    if not there or not (trusted or own.union(there).intersection(_VOCABULARIES)):
         raise _none(paths, where)
     if both := [name for name in there if name in own]:
         what = f"the weights have {' and '.join(both)} of their own"
@@ -70,7 +73,7 @@ def check_described(described: Mapping[str, Any] | None, files: Iterable[Weights
 def _none(paths: Sequence[str], where: str) -> SpecError:
     within = sorted({path.rpartition("/")[0] for path in paths if path.endswith("/tokenizer.json")})
     named = ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
-    what = f"there is no tokenizer: none of {', '.join(TOKENIZER_FILES)}; there is {named or 'nothing'}"
+    what = f"there is no tokenizer: none of {', '.join(_VOCABULARIES)}; there is {named or 'nothing'}"
     mend = "name the repository of the model that the weights were made of, or a folder with its tokenizer"
     if within:
         mend = f"name the folder within: {', '.join(within[:_NAMED])}"

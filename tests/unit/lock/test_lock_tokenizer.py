@@ -132,10 +132,11 @@ def test_one_that_has_not_what_the_engine_reads(tmp_path, tools):
         ({"README.md": b"", "vocab.txt": b""}, "there is README.md, vocab.txt", NAME_IT),
         ({"sub/tokenizer.json": b"{}"}, "there is sub/tokenizer.json", "name the folder within: sub"),
         (
-            dict.fromkeys("abcdefg", b""),
-            "there is a, b, c, d, e and 2 more",
+            {"tokenizer_config.json": b"{}", "qwen.tiktoken": b""},
+            "there is qwen.tiktoken, tokenizer_config.json",
             NAME_IT,
         ),
+        (dict.fromkeys("abcdefg", b""), "there is a, b, c, d, e and 2 more", NAME_IT),
     ],
 )
 def test_a_source_without_a_tokenizer(tmp_path, tools, weights, there, said, mend):
@@ -143,7 +144,19 @@ def test_a_source_without_a_tokenizer(tmp_path, tools, weights, there, said, men
     file = spec(tmp_path, HUB.replace("hf://ada/model", "file://other"))
     ((where, what, told),) = refused(file, tools)
     assert (where, what.rpartition("; ")[2], told) == (":5:14", said, mend)
-    assert what.startswith("there is no tokenizer: none of tokenizer.json, tokenizer.model,")
+    assert what.startswith("there is no tokenizer: none of tokenizer.json, tokenizer.model, tekken.json, vocab.json; ")
+
+
+@pytest.mark.parametrize(
+    ("own", "code"), [({"tokenizer.json": b"[]"}, {}), ({"x.tiktoken": b""}, {"tokenization_x.py": CODE})]
+)
+def test_its_vocabulary_may_be_the_weights_own_or_known_to_its_code_alone(tmp_path, tools, weights, own, code):
+    write(weights, own)
+    write(tmp_path / "other", {"tokenizer_config.json": b"{}", **code})
+    trusted = "".join(f"  trusted_code: {{{name}: {sha256_hex(data)}}}\n" for name, data in code.items())
+    file = spec(tmp_path, HUB.replace("hf://ada/model", "file://other"), "transformers", trusted)
+    _, tokenizer = lock_weights(file, tools)
+    assert paths(tokenizer) == sorted(["tokenizer_config.json", *code])
 
 
 def test_what_both_have_is_refused(tmp_path, tools, weights, repository):
