@@ -164,9 +164,12 @@ def _hardware(file: SpecFile, build: EngineBuild) -> Iterator[Problem]:
 
 def _limits(file: SpecFile, engine: TensorrtLlmEngineSpec, build: EngineBuild) -> Iterator[Problem]:
     most, asked = build.limits.max_batch_size, file.spec.serving.max_concurrency
-    if asked > most:
+    all_of_them = file.spec.serving.triton == "ensemble"
+    if asked > most or (asked < most and all_of_them):
         what = f"`max_concurrency: {asked}`, and the engine was compiled for {most} requests at once (max_batch_size)"
         mend = f"write {most} or less; further requests wait in the queue (`serving.max_queue`)"
+        if all_of_them:
+            mend = f"write {most}: TensorRT-LLM's own backend for Triton runs as many as were compiled in"
         yield Problem(what, file.where("serving", "max_concurrency"), mend)
     longest = build.limits.max_seq_len
     if engine.context_length is not None and engine.context_length > longest:

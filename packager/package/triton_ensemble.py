@@ -101,7 +101,7 @@ def configs(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
     """Each model's configuration by its name, but for the paths of engine and tokenizer, which are known when the
     container starts (runtime/server/triton_start.py adds them).
 
-    Raises PackageError where the package's engine has no description, or serves another number of requests at once.
+    Raises PackageError where the lock has no description of the engine.
     """
     build = _build(manifest)
     found = {
@@ -119,16 +119,11 @@ def _build(manifest: Manifest) -> EngineBuild:
     if not compiled:
         raise PackageError("`triton: ensemble` needs the engine's description, and the lock has none", where=where)
     try:
-        build = parse_build(compiled)
+        return parse_build(compiled)
     except ValueError as error:
         raise PackageError(
             f"the engine's description is damaged: {error}", where=where, mend="lock it again"
         ) from error
-    most, asked = build.limits.max_batch_size, manifest.serving.max_concurrency
-    if asked != most:
-        what = f"`max_concurrency: {asked}`, and TensorRT-LLM's backend runs as many requests at once as the engine was compiled for"
-        raise PackageError(what, where="serving.max_concurrency", mend=f"write `max_concurrency: {most}`")
-    return build
 
 
 def _queue(manifest: Manifest, build: EngineBuild) -> Mapping[str, Any]:

@@ -16,6 +16,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 STEP = 0.01
+BREAKS = 66
+"""A temperature at which the engine breaks after a token."""
 SCALARS = ("request_output_len", "end_id", "streaming", "exclude_input_in_output", "runtime_top_k", "temperature")
 
 
@@ -62,6 +64,10 @@ class TritonPythonModel:
                 break
             if asked["streaming"]:
                 sender.send(self.response([token]))
+            if asked["temperature"] == BREAKS:
+                broken = pb_utils.InferenceResponse(error=pb_utils.TritonError("the executor broke"))
+                sender.send(broken, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                return
         self.note(event="ended", reason=reason, written=len(written))
         last = written[-1:] if reason == "length" else []
         whole = written if asked["exclude_input_in_output"] is not False else ids + written

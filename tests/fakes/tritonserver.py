@@ -28,6 +28,8 @@ from .packages import make_package
 from .serving import PATIENCE
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
+FURTHER_END = 1
+"""A token that ends answers of `ensemble_package` beside the tokenizer's own end."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -46,6 +48,7 @@ def ensemble_package(folder: Path, *, stand_in: bool = True, **fields: Any) -> P
     weights = compiled.write_engine(folder.parent / f"{folder.name}-engine")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(models.TOKENIZER / name, weights / name)
+    (weights / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, FURTHER_END]}))
     build = compiled.description()
     build["files"] = {
         path.name: {"sha256": sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
@@ -142,7 +145,9 @@ class TritonServer:
         environ["PYTHONPATH"] = f"{package / 'packages'}:{environ.get('PYTHONPATH', '')}".rstrip(":")
         self.process = subprocess.Popen(
             [*command, *ports, f"--backend-directory={folder / 'backends'}", *options],
-            env=_environ(folder, environment) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,
+            env=_environ(folder, environment)
+            | {"HOME": str(home), "TMPDIR": str(home), "PACKAGER_CACHE": str(home / "cache")}
+            | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

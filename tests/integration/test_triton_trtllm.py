@@ -5,6 +5,7 @@ streams and what ends them are real.
 
 import json
 import queue
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import tritonclient.grpc as triton
 from fakes import models
 from fakes.serving import wait_until
 from fakes.tritonserver import (
+    FURTHER_END,
     TritonServer,
     ensemble_package,
     machine_of_the_engine,
@@ -67,13 +69,11 @@ class Engine:
 def started(tmp_path_factory: pytest.TempPathFactory, environment: Path) -> Iterator[tuple[TritonServer, Engine]]:
     """An ensemble whose engine runs 16 requests at once; two wait."""
     folder = tmp_path_factory.mktemp("ensemble")
-    package = ensemble_package(folder / "package", max_queue=2)
+    package = ensemble_package(folder / "package", max_queue=2, token_gap_seconds=2)
     engine = Engine(folder / "engine.log")
     machine = machine_of_the_engine(folder / "machine")
     with TritonServer(package, environment=environment, STAND_IN_LOG=str(engine.log), **machine) as server:
         yield server.wait_ready(), engine
-        server.terminate()
-        assert server.wait_exit() == 0
 
 
 def ask(server: TritonServer, model: str, **body: Any) -> httpx.Response:
@@ -101,6 +101,8 @@ class TestBoth:
         assert ask(server, model).json()["text_output"] == WORDS
         assert engine.asked["ids"] == ids_of(WORDS)
         assert ask(server, model, text_input=TEXT).json()["text_output"] == TEXT
+        special = {"text_input": "one<|endoftext|>", "end_id": -1, "max_tokens": 2}
+        assert ask(server, model, **special).json()["text_output"] == "one"
 
     @BOTH
     def test_generate_stream(self, started, model):
@@ -123,6 +125,18 @@ class TestBoth:
         assert (engine.asked["runtime_top_k"], engine.asked["temperature"], engine.asked["end_id"]) == (7, 0.5, 1)
         assert engine.asked["bads"] == [ids_of("one"), ids_of("two three")]
         assert engine.asked["stops"] == [ids_of("zz")]
+
+    @BOTH
+    def test_every_end_that_the_model_has(self, started, model):
+        server, engine = started
+        ask(server, model)
+        assert (engine.asked["end_id"], engine.asked["stops"]) == (2, [[FURTHER_END]])
+
+    @BOTH
+    def test_an_engine_that_fails(self, started, model):
+        answer = ask(started[0], model, temperature=66.0)
+        assert answer.status_code == 400
+        assert "the executor broke" in answer.json()["error"]
 
     @BOTH
     @pytest.mark.parametrize(
@@ -185,6 +199,21 @@ def _kind(value: Any) -> str:
     return {"O": "BYTES", "i": "INT32", "b": "BOOL"}[value.dtype.kind]
 
 
+def test_text_that_is_not_utf_8(started):
+    server, _ = started
+    for model in ("ensemble", "tensorrt_llm_bls"):
+        for name in ("text_input", "stop_words"):
+            values = {"text_input": np.array([[b"a"]], np.object_), "max_tokens": np.array([[3]], np.int32)}
+            values[name] = np.array([[b"\xff"]], np.object_)
+            results: queue.Queue[Any] = queue.Queue()
+            client = triton.InferenceServerClient(f"127.0.0.1:{server.grpc}")
+            client.start_stream(lambda result, error, results=results: results.put(error or result))
+            client.async_stream_infer(model, _tensors(**values))
+            assert f"{name} is not UTF-8" in results.get(timeout=20).message()
+            client.stop_stream()
+            client.close()
+
+
 class TestEnsemble:
     def test_a_batch(self, started):
         server, engine = started
@@ -200,10 +229,11 @@ class TestEnsemble:
         first, second = ids_of("one"), ids_of("one two three")
         assert found.as_numpy("INPUT_ID").tolist() == [first + [2] * (len(second) - len(first)), second]
         assert found.as_numpy("REQUEST_INPUT_LEN").tolist() == [[len(first)], [len(second)]]
-        words = ids_of("a") + ids_of("one two")
+        words = [*ids_of("a"), *ids_of("one two"), FURTHER_END]
         stops = found.as_numpy("STOP_WORDS_IDS").tolist()
-        assert stops[0] == [words, [1, len(words)] + [-1] * (len(words) - 2)]
-        assert stops[1] == [[0] * len(words), [-1] * len(words)]
+        fill = [-1] * (len(words) - 3)
+        assert stops[0] == [words, [1, len(words) - 1, len(words), *fill]]
+        assert stops[1] == [[FURTHER_END, *[0] * (len(words) - 1)], [1, -1, -1, *fill]]
         assert len(engine.events("asked")) == before
 
     def test_pieces_of_a_stream_are_decoded_alone(self, started):
@@ -213,8 +243,17 @@ class TestEnsemble:
         assert "�" in broken
         assert "".join(event["text_output"] for event in stream(server, "tensorrt_llm_bls", text_input=TEXT)) == TEXT
 
+    def test_an_engine_that_fails_in_the_middle(self, started):
+        assert "the executor broke" in stream(started[0], "ensemble", temperature=66.0)[-1]["error"]
+
 
 class TestBls:
+    def test_an_engine_that_says_no_more_in_the_middle(self, started):
+        """What the engine answers then does not reach a model that asked it (Triton 2.51); the limit on time does."""
+        events = stream(started[0], "tensorrt_llm_bls", temperature=66.0)
+        assert [event.get("text_output") for event in events] == ["one", None]
+        assert events[-1] == {"error": "the engine gave no further token for 2 s"}
+
     def test_stop_words_however_they_are_tokenized(self, started):
         server, engine = started
         assert ask(server, "tensorrt_llm_bls", stop_words=["three"]).json()["text_output"] == "one two "
@@ -293,6 +332,26 @@ def _leave_grpc(server: TritonServer, engine: Engine) -> None:
     wait_until(lambda: engine.asked["ids"] == ids_of("go away"), "the engine has it")
     client.stop_stream(cancel_requests=True)
     client.close()
+
+
+def test_parameters_of_the_configuration_are_heeded(tmp_path, environment):
+    package, engine = ensemble_package(tmp_path / "package"), Engine(tmp_path / "engine.log")
+    for model, name, value in (
+        ("tensorrt_llm_bls", "accumulate_tokens", "true"),
+        ("postprocessing", "skip_special_tokens", "false"),
+    ):
+        config = package / f"triton/{model}/config.pbtxt"
+        before = config.read_text()
+        config.write_text(re.sub(rf'(key: "{name}"\s*value {{\s*string_value: )"\w+"', rf'\1"{value}"', before))
+        assert config.read_text() != before
+    machine = machine_of_the_engine(tmp_path / "machine")
+    with TritonServer(package, environment=environment, STAND_IN_LOG=str(engine.log), **machine) as server:
+        events = stream(server.wait_ready(), "tensorrt_llm_bls", text_input="one two")
+        assert [event["text_output"] for event in events] == ["one", "one two", "one two"]
+        special = {"text_input": "one<|endoftext|>", "end_id": -1, "max_tokens": 2}
+        assert ask(server, "ensemble", **special).json()["text_output"] == "one<|endoftext|>"
+        server.terminate()
+        assert server.wait_exit() == 0
 
 
 def test_the_engine_is_told_where_its_files_are(started):

@@ -8,9 +8,9 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from ...environ import LOG_LEVEL
 from ...errors import PackagerError, RequestError
-from ...manifest import read_manifest
+from ...manifest import ServingManifest, read_manifest
 from ..engines.converted import read_tokenizer
 from ..engines.decode import Detokenizer
 from ..logs import event, log_to_stderr
@@ -81,7 +81,7 @@ class _Asked:
 
 
 class _Reply:
-    """One request's way back to Triton, which forgets the request with its last response: asked for under a lock."""
+    """One request's way back to Triton, which forgets the request with its last response: nothing is asked or sent then."""
 
     def __init__(self, sender: Any) -> None:
         self.id = uuid4().hex
@@ -89,16 +89,21 @@ class _Reply:
         self._sender = sender
         self._lock = threading.Lock()
         self._closed = False
+        self._begun = self._last = monotonic()
+        self._answered = False
 
     def send(self, response: Any) -> None:
         with self._lock:
-            self._sender.send(response)
+            if not self._closed:
+                self._answered, self._last = True, monotonic()
+                self._sender.send(response)
 
     def end(self, flags: int, *response: Any) -> None:
         """The last response, or none."""
         with self._lock:
-            self._closed = True
-            self._sender.send(*response, flags=flags)
+            if not self._closed:
+                self._closed = True
+                self._sender.send(*response, flags=flags)
 
     def has_left(self) -> bool:
         """Whether its client has left since this was asked last."""
@@ -106,6 +111,15 @@ class _Reply:
             left = not self._closed and not self.left and bool(self._sender.is_cancelled())
             self.left |= left
         return left
+
+    def overdue(self, serving: ServingManifest) -> str:
+        """Which time limit it has passed, in words; empty when none."""
+        now, pause = monotonic(), serving.token_gap_seconds if self._answered else serving.first_token_seconds
+        if serving.total_seconds and now - self._begun > serving.total_seconds:
+            return f"the answer took longer than {serving.total_seconds} s"
+        if pause and now - self._last > pause:
+            return f"the engine gave no {'further ' * self._answered}token for {pause} s"
+        return ""
 
 
 class Bls:
@@ -119,8 +133,7 @@ class Bls:
         self._engine = ""
         self._whole = False
         self._detokenizer: Detokenizer
-        self._most = 0
-        self._pool: ThreadPoolExecutor
+        self._serving: ServingManifest
         self._open: set[_Reply] = set()
         self._ended = threading.Event()
         self._watch: threading.Thread
@@ -134,18 +147,17 @@ class Bls:
         self._whole = values["accumulate_tokens"] == "true"
         log_to_stderr(LOG_LEVEL.get() or "info")
         try:
-            serving = read_manifest(self._package).serving
+            self._serving = read_manifest(self._package).serving
             tokenizer = read_tokenizer(Path(values["tokenizer_dir"]) / "tokenizer.json", _MEND)
         except PackagerError as error:
             raise self._backend.TritonModelException(said(error)) from error
         self._detokenizer = Detokenizer(tokenizer)
-        self._most = serving.max_concurrency + serving.max_queue
-        self._pool = ThreadPoolExecutor(self._most, "packager-bls")  # each waits for the engine most of the time
         self._watch = threading.Thread(target=self._look, daemon=True, name="packager-watch")
         self._watch.start()
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Begin to answer; the answers come from other threads."""
+        """Begin to answer; each answer comes from a thread of its own, which waits for the engine most of the time."""
+        most = self._serving.max_concurrency + self._serving.max_queue
         for request in requests:
             reply = _Reply(request.get_response_sender())
             try:
@@ -153,24 +165,32 @@ class Bls:
             except RequestError as error:
                 self._fail(reply, invalid(self._backend, error))
                 continue
-            if len(self._open) < self._most:
+            if len(self._open) < most:
                 self._open.add(reply)
-                self._pool.submit(self._answer, asked, reply)
+                threading.Thread(target=self._answer, args=(asked, reply), daemon=True).start()
             else:
-                what = f"{self._most} requests run and wait: no more are taken now"
+                what = f"{most} requests run and wait: no more are taken now"
                 self._fail(reply, self._backend.TritonError(what, self._backend.TritonError.UNAVAILABLE))
 
     def finalize(self) -> None:
         """Nothing runs any more: Triton has waited for it."""
         self._ended.set()
         self._watch.join()
-        self._pool.shutdown()
 
     def _look(self) -> None:
-        """Have the engine end the requests whose clients have left: Triton tells nobody by itself."""
+        """Have the engine end the requests whose clients have left, of which Triton tells nobody, and those that take too long.
+
+        An error that the engine answers after a first response does not arrive here (seen with Triton 2.51): without a
+        limit such a request would be open for ever.
+        """
         while not self._ended.wait(LOOK_SECONDS):
-            for reply in [reply for reply in list(self._open) if reply.has_left()]:
-                self._stop(reply)
+            for reply in list(self._open):
+                if reply.has_left():
+                    self._stop(reply)
+                elif what := reply.overdue(self._serving):
+                    self._fail(reply, self._backend.TritonError(what))
+                    self._open.discard(reply)
+                    self._stop(reply)
 
     def _read(self, request: Any) -> _Asked:
         """What Triton's request holds. Its memory is Triton's again when `execute` has ended."""
@@ -255,7 +275,11 @@ class Bls:
                 yield response
 
     def _stop(self, reply: _Reply) -> None:
-        """Have the engine end the request, as NVIDIA's BLS does: in some releases it cannot be cancelled from here."""
+        """Have the engine end the request, without waiting for it."""
+        threading.Thread(target=self._send_stop, args=(reply,), daemon=True).start()
+
+    def _send_stop(self, reply: _Reply) -> None:
+        """As NVIDIA's BLS does: in some releases a request of a model's own cannot be cancelled otherwise."""
         values = {
             "input_ids": np.zeros((1, 1), np.int32),
             "input_lengths": np.zeros((1, 1), np.int32),

@@ -159,6 +159,12 @@ class TestBuilt:
                 f"write 16 or less; {MEND_MORE}",
             ),
             (
+                {"lines": (BASE, "serving: {server: triton, triton: ensemble, max_concurrency: 8}")},
+                {},
+                "`max_concurrency: 8`, and the engine was compiled for 16 requests at once (max_batch_size)",
+                "write 16: TensorRT-LLM's own backend for Triton runs as many as were compiled in",
+            ),
+            (
                 {"engine": "context_length: 5000"},
                 {},
                 "`context_length: 5000`, and the engine was compiled for 4096 tokens (max_seq_len)",

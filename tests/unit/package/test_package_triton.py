@@ -207,12 +207,6 @@ class TestEnsemble:
             between |= set(step.output_map.values())
         assert {one.name for one in ensemble.output} <= between
 
-    def test_as_many_at_once_as_were_compiled_in(self):
-        spec, lock = locked(COMPILED | {"serving": COMPILED["serving"] | {"max_concurrency": 8}}, description())
-        with pytest.raises(PackageError, match="`max_concurrency: 8`") as caught:
-            plan_package(spec, lock, INGREDIENTS)
-        assert caught.value.problems[0].mend == "write `max_concurrency: 16`"
-
     @pytest.mark.parametrize("compiled", [None, {"schema": 1}])
     def test_an_engine_without_its_description(self, compiled):
         with pytest.raises(PackageError, match="engine's description"):

@@ -112,7 +112,13 @@ class TestStart:
                 (place / "tritonserver").write_text(PROGRAM)
                 (place / "tritonserver").chmod(0o755)
             found["PYTHONPATH"] += f":{package / 'packages'}"
-            env = {"PATH": f"{place}:/bin:/usr/bin", "PACKAGER_CACHE": str(tmp_path / "cache"), **found, **environ}
+            env = {
+                "PATH": f"{place}:/bin:/usr/bin",
+                "TMPDIR": str(tmp_path),
+                "PACKAGER_CACHE": str(tmp_path / "cache"),
+                **found,
+                **environ,
+            }
             process = subprocess.Popen(
                 serve_command(read_manifest(package), sys.executable, str(package)),
                 env=env,
