@@ -66,20 +66,19 @@ def convert(plan: ConvertPlan, file: SpecFile, told: Told, tools: Tools, watch: 
 
 def check_here(plan: ConvertPlan, file: SpecFile, told: Told) -> Machine:
     """The machine that this is, which will compile. Raises MismatchError with every reason why it cannot."""
-    where = f"run it in {plan.image} on a machine with {plan.gpus} {plan.gpu}: `--dry-run` shows how"
+    there = f"run it in {plan.image} on a machine with {plan.gpus} {plan.gpu}: `--dry-run` shows how"
     try:
         found = version(_DISTRIBUTION)
     except PackageNotFoundError as error:
-        raise MismatchError("TensorRT-LLM, which compiles the engine, is not installed here", mend=where) from error
+        raise MismatchError("TensorRT-LLM, which compiles the engine, is not installed here", mend=there) from error
     machine = find_machine()
     problems = []
     if Version(found).public != Version(plan.version).public:
         what = f"the engine is for TensorRT-LLM {plan.version}; {found} is installed here"
-        problems.append(Problem(what, file.where("engine", "version"), f"{where}; or write `engine.version: {found}`"))
+        problems.append(Problem(what, file.where("engine", "version"), f"{there}; or write `engine.version: {found}`"))
     if not re.fullmatch(r"\d+(\.\d+){3}", machine.tensorrt):
-        problems.append(
-            Problem(f"one TensorRT must be installed here; found is {machine.tensorrt or 'none'}", "", where)
-        )
+        what = f"one TensorRT must be installed here; found is {machine.tensorrt or 'none'}"
+        problems.append(Problem(what, mend=there))
     problems += _gpus(plan, file, machine, told)
     if problems:
         raise MismatchError.collect(problems)
@@ -148,7 +147,7 @@ def _compiled(plan: ConvertPlan, model: Path, work: Path, output: Output, tools:
     task = {"calls": calls, "save": str(target)}
     run_step(Step("tensorrt_llm", task, _hub(calls)), work, python_of(_DISTRIBUTION), tools.say)
     leaves = () if plan.tokenizer else TOKENIZER_FILES
-    for path in target.iterdir():
+    for path in sorted(target.iterdir()):
         if path.suffix == ".py" or path.name in leaves:  # TensorRT-LLM saves a tokenizer with the code that it brings
             path.unlink()
     _copy(model, target, lambda name: name.endswith(WORDS) and not is_weights(name) and name not in (CONFIG, *leaves))
