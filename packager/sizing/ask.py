@@ -69,14 +69,19 @@ def demand_of(
 
 def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str, limits: Limits | None) -> int:
     made = file.spec.conversion
+    compiled = limits.context if limits else made and made.max_seq_len
     said = asked.context or getattr(file.spec.engine, "context_length", None)
-    said = said or (limits.context if limits else made and made.max_seq_len)
     if said is None and file.spec.engine.kind == "ctranslate2":
         return 2048  # runtime/engines/ctranslate2.py: its folder does not say
-    context = said or facts.context
+    context = said or compiled or facts.context
     if context is None:
         mend = "say it with `engine.context_length`, or --context"
         raise SpecError("this config.json does not say how long a context the model has", where=where, mend=mend)
+    most, why = (compiled, "what is compiled in") if compiled else (facts.context, "what the model was trained for")
+    if most is not None and context > most:
+        at = "--context" if asked.context else file.where("engine", "context_length")
+        what = f"a request of {context} tokens is longer than {why}, which is {most}"
+        raise SpecError(what, where=at, mend=f"write {most} or less")
     return int(context)
 
 

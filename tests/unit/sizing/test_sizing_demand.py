@@ -231,6 +231,22 @@ class TestFits:
             demand("baichuan2-13b", VLLM)
         assert demand("baichuan2-13b", VLLM, context=4096).context == 4096
 
+    @pytest.mark.parametrize(
+        ("spec", "asked", "where"),
+        [
+            ("engine: {kind: vllm, context_length: 2049}", {}, ":3:38"),
+            (VLLM, {"context": 2049}, "--context"),
+        ],
+    )
+    def test_a_longer_context_than_the_model_was_trained_for(self, demand, spec, asked, where):
+        with pytest.raises(SpecError) as caught:
+            demand("phi-2", spec, **asked)
+        (problem,) = caught.value.problems
+        assert problem.what == "a request of 2049 tokens is longer than what the model was trained for, which is 2048"
+        assert problem.where.endswith(where)
+        assert problem.mend == "write 2048 or less"
+        assert demand("phi-2", VLLM, context=2048).context == 2048
+
     def test_an_engine_that_is_not_known_is_refused_by_name(self, demand):
         with pytest.raises(SpecError, match="how the engine echo takes memory is not known here"):
             demand("llama-3-8b", "engine: {kind: echo}", weights="")
@@ -388,6 +404,9 @@ class TestTensorrtLlm:
         assert (asked.context, asked.piece) == (20000, 16384)
         asked = demand("mistral-7b-v0.2", f"{self.ENGINE}none")
         assert (asked.context, asked.piece) == (32768, 8192)
+        for spec, more in ((f"{self.ENGINE}none", {"limits": limits}), (made.replace("MORE", "max_seq_len: 4096"), {})):
+            with pytest.raises(SpecError, match="longer than what is compiled in, which is 4096"):
+                demand("mistral-7b-v0.2", spec, context=4097, **more)
         small = demand("mistral-7b-v0.2", f"{self.ENGINE}none", limits=limits)
         assert measure(small).workspace < measure(asked).workspace
 
