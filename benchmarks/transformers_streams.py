@@ -1,4 +1,5 @@
-"""Requests at once against one after another on the transformers engine, and against the library's continuous batching.
+"""Requests at once against one after another on the transformers engine, and against the library alone: its generate(), one
+request at a time, which is what the walk-throughs measured, and its continuous batching.
 
 A model with random weights, greedy answers, prompts of as many tokens. Rounds are interleaved; a table shows the
 median of each, in tokens a second of the clock and, on a CPU, of processor time, which a busy machine disturbs less.
@@ -13,30 +14,47 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from measure import table
-from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    LlamaConfig,
+    Qwen2Config,
+)
 from transformers.utils import logging
 
 from packager.runtime.engine import Engine, EngineSetup, GenerationRequest, SamplingParams
 from packager.runtime.engines import open_engine
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "examples/hello/safetensors"
-SHAPES = {
-    "tiny": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8},
-    "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16},
-    "7b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+
+
+def _sizes(width: int, hidden: int, layers: int, heads: int, groups: int = 8, words: int = 32000) -> dict[str, int]:
+    sizes = {"hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers}
+    return sizes | {"num_attention_heads": heads, "num_key_value_heads": groups, "vocab_size": words}
+
+
+SHAPES: dict[str, tuple[Any, dict[str, int]]] = {
+    "tiny": (LlamaConfig, _sizes(256, 768, 4, 8)),
+    "small": (LlamaConfig, _sizes(1024, 2816, 12, 16)),
+    "7b": (LlamaConfig, _sizes(4096, 14336, 32, 32)),
+    "qwen1.5-1.8b": (Qwen2Config, _sizes(2048, 5504, 24, 16, 16, 151936)),
 }
 
 
 def write_model(folder: Path, shape: str, context: int) -> None:
-    config = LlamaConfig(
-        **SHAPES[shape], num_key_value_heads=8, vocab_size=32000, max_position_embeddings=context, eos_token_id=None
-    )
+    kind, sizes = SHAPES[shape]
+    config = kind(**sizes, max_position_embeddings=context, eos_token_id=None)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
@@ -59,6 +77,21 @@ async def at_once(engine: Engine, streams: int, words: int, tokens: int) -> None
 async def in_turn(engine: Engine, streams: int, words: int, tokens: int) -> None:
     for number in range(streams):
         await ask(engine, number, words, tokens)
+
+
+class Naive:
+    """The library's generate(), request after request."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map=device).eval()
+
+    def run(self, streams: int, words: int, tokens: int) -> None:
+        for number in range(streams):
+            inputs = self.tokenizer(f"{number % 10}" * words, return_tensors="pt").to(self.model.device)
+            self.model.generate(**inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False)
 
 
 class Library:
@@ -91,6 +124,14 @@ class Library:
                 raise SystemExit(f"the library failed: {result and result.error}")
             done += result.is_finished()
 
+    def stop(self) -> None:
+        self.manager.stop(block=True)
+
+
+_WARM = 4
+"""Tokens of the requests before the first round: a batch of another size is other kernels."""
+WAYS = AT_ONCE, IN_TURN, GENERATE, LIBRARY = "at once", "in turn", "generate()", "the library"
+
 
 def timed(work: Callable[[], object], tokens: int) -> tuple[float, float]:
     """Tokens a second of the clock, and of processor time."""
@@ -107,32 +148,40 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=WAYS)
     given = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     most, context = max(given.streams), -(-2 * (given.prompt + given.tokens) // 256) * 256
-    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
-        write_model(Path(folder), given.shape, context)
-        engine = open_engine("transformers", EngineSetup("m", "1", {"threads": given.threads}, Path(folder), most))
+    with tempfile.TemporaryDirectory() as temporary, asyncio.Runner() as runner, ExitStack() as stack:
+        folder = Path(temporary)
+        write_model(folder, given.shape, context)
+        engine = open_engine("transformers", EngineSetup("m", "1", {"threads": given.threads}, folder, most))
         runner.run(engine.start())
-        library = Library(Path(folder), given.threads, most * context)
-        ways: dict[str, Callable[[int], object]] = {
-            "at once": lambda streams: runner.run(at_once(engine, streams, given.prompt, given.tokens)),
-            "in turn": lambda streams: runner.run(in_turn(engine, streams, given.prompt, given.tokens)),
-            "the library": lambda streams: library.run(streams, given.prompt, given.tokens),
-        }
-        for way in ways.values():
-            way(1)
+        stack.callback(lambda: runner.run(engine.stop()))
+        ways: dict[str, Callable[[int, int], object]] = {}
+        if AT_ONCE in given.ways:
+            ways[AT_ONCE] = lambda streams, tokens: runner.run(at_once(engine, streams, given.prompt, tokens))
+        if IN_TURN in given.ways:
+            ways[IN_TURN] = lambda streams, tokens: runner.run(in_turn(engine, streams, given.prompt, tokens))
+        if GENERATE in given.ways:
+            naive = Naive(folder, given.threads)
+            ways[GENERATE] = lambda streams, tokens: naive.run(streams, given.prompt, tokens)
+        if LIBRARY in given.ways:
+            library = Library(folder, given.threads, most * context)
+            stack.callback(library.stop)
+            ways[LIBRARY] = lambda streams, tokens: library.run(streams, given.prompt, tokens)
         rows = []
         for streams in given.streams:
+            for way in ways.values():
+                way(streams, _WARM)
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
             for _ in range(given.rounds):
                 for name, way in ways.items():
-                    found[name].append(timed(lambda way=way, streams=streams: way(streams), streams * given.tokens))
+                    work = partial(way, streams, given.tokens)
+                    found[name].append(timed(work, streams * given.tokens))
             medians = [tuple(map(statistics.median, zip(*one, strict=True))) for one in found.values()]
             rows.append([str(streams), *(f"{clock:.0f} ({worked:.0f})" for clock, worked in medians)])
-        library.manager.stop(block=True)
-        runner.run(engine.stop())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {given.threads} threads"
     print(
         f"{given.shape} on {device}; prompts {given.prompt}, answers {given.tokens} tokens; tokens a second (of CPU time)"

@@ -4,6 +4,7 @@ their READMEs say to ask them with.
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from packager.store import Store
 from .bases import make_base
 from .cli import ROOT, environment
 from .installed import run
+from .machine import missing
 
 EXAMPLES = ROOT / "examples"
 CONTEXT = 512
@@ -50,13 +52,19 @@ def small_package(example: str, folder: Path, weights: Path, **engine: Any) -> P
     """
     spec = _small(yaml.safe_load((EXAMPLES / example / "packager.yaml").read_text()), weights, engine)
     folder.mkdir(parents=True)
-    (folder / "packager.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     if template := spec["weights"].get("chat_template"):
         (folder / template).write_bytes((EXAMPLES / example / template).read_bytes())
+    return package_of(spec, folder)
+
+
+def package_of(spec: Mapping[str, Any], folder: Path) -> Path:
+    """The package of a spec, written into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "packager.yaml").write_text(yaml.safe_dump(dict(spec), sort_keys=False))
     file = load_spec(folder)
     check(file)
     tools = Tools(Store(folder / "store"), run_command, offline=True)
-    package = folder / spec["name"]
+    package = folder / file.spec.name
     package.mkdir()
     write_package(plan_package(file.spec, _lock(file, tools), read_ingredients(file)), package, tools.store)
     return package
@@ -93,7 +101,9 @@ def _lock(file: SpecFile, tools: Tools) -> Lock:
 
 
 def curl(*words: str) -> str:
-    """What the real curl is answered; an error's status fails the test."""
+    """What the real curl is answered; an error's status fails the test. Skips where there is none."""
+    if shutil.which("curl") is None:
+        missing("no curl (Debian's package of that name)")
     return run(["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "120", "--noproxy", "*", *words])
 
 

@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from fakes.cli import ROOT, packager
 from fakes.gguf import BAICHUAN_LAYERS, write_tiny_gguf
 from fakes.installed import bare_env, run, served
 from fakes.machine import free_port, missing
+from fakes.serving import wait_until
 from fakes.tritonserver import TritonServer, with_numpy_1
-from fakes.walkthroughs import CONTEXT, EXAMPLES, ask_as_written, curl, small_package
+from fakes.walkthroughs import CONTEXT, EXAMPLES, ask_as_written, curl, package_of, small_package
+
+from packager.digest import sha256_hex
 
 pytestmark = pytest.mark.slow
 
@@ -70,9 +73,9 @@ def python_of(engine: str) -> Path:
     return python
 
 
-def make_model(folder: Path, shape: str, engine: str) -> Path:
+def make_model(folder: Path, shape: str, engine: str, context: int = CONTEXT) -> Path:
     """A small model of the architecture `shape`, made in the engine's environment."""
-    run([python_of(engine), "-c", MAKE, ROOT / "tests", folder, shape, str(CONTEXT)])
+    run([python_of(engine), "-c", MAKE, ROOT / "tests", folder, shape, str(context)])
     return folder
 
 
@@ -137,15 +140,21 @@ class TestBaichuan2:
             ask_with_openai(Asked(port, package, package.name))
 
 
-class TestPhi2:
-    """Asked of transformers, then of vLLM, one request at a time, for latency and tokens a second."""
+class TestTransformersAndVllm:
+    """The two sides of a load test: Phi-2, one request at a time, and Qwen1.5, whose vLLM stands behind Triton (below)."""
 
-    @pytest.fixture(scope="class", params=["transformers", "vllm"])
+    SIDES: tuple[tuple[str, str, str], ...] = (
+        ("phi-2-transformers", "phi", "transformers"),
+        ("phi-2-vllm", "phi", "vllm"),
+        ("qwen1.5-1.8b-chat-transformers", "qwen2", "transformers"),
+    )
+
+    @pytest.fixture(scope="class", params=SIDES, ids=lambda side: side[0])
     @classmethod
     def asked(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
-        engine, example = request.param, f"phi-2-{request.param}"
+        example, shape, engine = request.param
         folder = tmp_path_factory.mktemp(example)
-        package = small_package(example, folder / "project", make_model(folder / "weights", "phi", engine))
+        package = small_package(example, folder / "project", make_model(folder / "weights", shape, engine))
         with serving(package, python_of(engine)) as asked:
             yield asked
 
@@ -238,6 +247,8 @@ class TestMistral:
 
 
 QWEN = "qwen1.5-1.8b-chat-triton-vllm"
+LONG = 4096
+"""Tokens of its context: an answer of that length takes longer than a test waits."""
 
 
 def tensor(name: str, value: str | bool) -> triton.InferInput:
@@ -248,30 +259,23 @@ def tensor(name: str, value: str | bool) -> triton.InferInput:
     return made
 
 
-async def ask_triton(
-    server: TritonServer, prompts: Sequence[str], cancel: str = "", **sampling: str
-) -> Mapping[str, str]:
-    """Texts by prompt, asked in one gRPC stream as the walk-through's client does. Its first piece for the prompt
-    `cancel` makes it cancel the stream.
-    """
+async def requests(prompts: Sequence[str], **sampling: str) -> AsyncIterator[dict[str, Any]]:
+    """What the walk-through's client sends in one stream; an answer has its prompt's number as its id."""
+    for number, prompt in enumerate(prompts):
+        words = {"text_input": prompt, "stream": True, "sampling_parameters": json.dumps(sampling)}
+        inputs = [tensor(name, value) for name, value in words.items()]
+        outputs = [triton.InferRequestedOutput("text_output")]
+        yield {"model_name": QWEN, "inputs": inputs, "outputs": outputs, "request_id": str(number)}
 
-    async def requests() -> AsyncIterator[dict[str, Any]]:
-        for number, prompt in enumerate(prompts):
-            words = {"text_input": prompt, "stream": True, "sampling_parameters": json.dumps(sampling)}
-            inputs = [tensor(name, value) for name, value in words.items()]
-            outputs = [triton.InferRequestedOutput("text_output")]
-            yield {"model_name": QWEN, "inputs": inputs, "outputs": outputs, "request_id": str(number)}
 
+async def ask_triton(server: TritonServer, prompts: Sequence[str], **sampling: str) -> Mapping[str, str]:
+    """Texts by prompt, asked in one gRPC stream. Raises InferenceServerException."""
     texts = dict.fromkeys(prompts, "")
     async with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
-        stream = client.stream_infer(requests(), stream_timeout=60)
-        async for result, error in stream:
+        async for result, error in client.stream_infer(requests(prompts, **sampling), stream_timeout=60):
             if error is not None:
                 raise error
-            prompt = prompts[int(result.get_response().id)]
-            texts[prompt] += result.as_numpy("text_output")[0].decode()
-            if prompt == cancel:
-                stream.cancel()
+            texts[prompts[int(result.get_response().id)]] += result.as_numpy("text_output")[0].decode()
     return texts
 
 
@@ -290,9 +294,9 @@ class TestQwen:
     @classmethod
     def package(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("qwen")
-        weights = make_model(folder / "weights", "qwen2", "vllm")
-        # Answers of one request are compared with those of several at once.
-        return small_package(QWEN, folder / "project", weights, dtype="float32")
+        weights = make_model(folder / "weights", "qwen2", "vllm", LONG)
+        # 32 bits: answers of one request are compared with those of several at once.
+        return small_package(QWEN, folder / "project", weights, dtype="float32", context_length=LONG)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -308,7 +312,7 @@ class TestQwen:
         return Asked(server.http, package, QWEN)
 
     def test_its_shell_lines(self, asked: Asked, server: TritonServer, tmp_path: Path) -> None:
-        assert whole(asked, "What is Triton Inference Server?", temperature=0)
+        assert whole(asked, "What is Triton Inference Server?", temperature=0, max_tokens=16)
         asked.as_the_readmes_say(tmp_path, _8001=server.grpc)
 
     async def test_its_client(self, asked: Asked, server: TritonServer) -> None:
@@ -321,9 +325,23 @@ class TestQwen:
         assert texts[0] == texts[1] != texts[2]
 
     async def test_cancellation(self, asked: Asked, server: TritonServer) -> None:
-        with pytest.raises(asyncio.CancelledError):
-            await ask_triton(server, self.PROMPTS, cancel=self.PROMPTS[0])
-        assert whole(asked, self.PROMPTS[0], max_tokens=4)
+        """More are asked for than may run and wait, and none of them would end for minutes: then others are answered."""
+        endless = requests([f"{number} and" for number in range(200)], ignore_eos="true", max_tokens=str(LONG - 100))
+
+        def answers() -> bool:
+            body = {"text_input": "a", "max_tokens": 1}
+            with suppress(httpx.TimeoutException):
+                return httpx.post(f"{server.url}/v2/models/{asked.model}/generate", json=body, timeout=5).is_success
+            return False
+
+        async with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+            stream = client.stream_infer(endless)
+            await anext(stream)
+            await asyncio.to_thread(wait_until, lambda: not answers(), "there is no room")
+            stream.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                [_ async for _ in stream]
+            await asyncio.to_thread(wait_until, answers, "there is room again")
 
     async def test_the_name_of_a_lora_adapter(self, server: TritonServer) -> None:
         with pytest.raises(triton.InferenceServerException, match="lora_name names no adapter of this package"):
@@ -344,3 +362,27 @@ class TestInternLM2:
             asked.as_the_readmes_say(tmp_path)
             page = httpx.get(f"http://127.0.0.1:{asked.port}/chat")
             assert page.headers["content-type"].startswith("text/html")
+
+    def test_its_architecture_on_vllm(self, tmp_path: Path) -> None:
+        """Which has it; what reads the configuration is the repository's own code, vouched for."""
+        weights, code = make_model(tmp_path / "weights", "internlm2", "vllm"), "configuration_internlm2.py"
+        (weights / code).write_text(OWN_CODE)
+        named = {"auto_map": {"AutoConfig": f"{code.removesuffix('.py')}.InternLM2Config"}}
+        config = json.loads((weights / "config.json").read_text()) | named
+        (weights / "config.json").write_text(json.dumps(config))
+        spec = {
+            "name": "internlm2-7b-vllm",
+            "engine": {"kind": "vllm", "context_length": CONTEXT, "eager": True, "kv_cache_gib": 0.125},
+            "weights": {"source": f"file://{weights}", "trusted_code": {code: sha256_hex(OWN_CODE.encode())}},
+        }
+        with serving(package_of(spec, tmp_path / "project"), python_of("vllm")) as asked:
+            ask_with_openai(asked)
+
+
+OWN_CODE = """\
+from transformers import PretrainedConfig
+
+
+class InternLM2Config(PretrainedConfig):
+    model_type = "internlm2"
+"""
