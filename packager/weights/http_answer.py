@@ -11,6 +11,8 @@ from ..errors import LoadError, RangeError, TransferError
 BUSY = frozenset({429, 503})
 _AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
 """Statuses of a place that may answer otherwise in a while."""
+_GRAIN = 1
+"""Seconds: the dates of HTTP have no parts of them."""
 _RESTORE = "restore the file, or lock and build again if the change is wanted"
 
 
@@ -41,14 +43,19 @@ def check_unchanged(first: Mapping[str, str], now: Mapping[str, str], where: str
     """Raise LoadError when the file was written to after the answer with the headers `first`, of which `now` is a later one.
 
     The place's own clock says so. That its ETag or its date is another would not do: behind one address may stand
-    several machines, each with its own of the same bytes.
+    several machines, each with its own of the same bytes. Nor does it where the ETag is the same, or the first date was
+    that of the answer: some places date everything so.
     """
-    if (text := now.get("last-modified", "")) == first.get("last-modified", ""):
+    text, before = now.get("last-modified", ""), first.get("last-modified", "")
+    if text == before or (tag_of(now) and tag_of(now) == tag_of(first)):
         return
-    modified, answered = _moment(text), _moment(first.get("date", ""))
-    if modified is not None and answered is not None and modified > answered:
-        what = "the file changed at its source while it was fetched"
-        raise LoadError(what, where=where, mend=f"{_RESTORE}; if its bytes are the same, try again")
+    modified, answered, dated = _moment(text), _moment(first.get("date", "")), _moment(before)
+    if modified is None or answered is None or modified <= answered:
+        return
+    if dated is not None and answered - dated <= _GRAIN:
+        return
+    what = "the file changed at its source while it was fetched"
+    raise LoadError(what, where=where, mend=f"{_RESTORE}; if its bytes are the same, try again")
 
 
 def tag_of(headers: Mapping[str, str]) -> str:

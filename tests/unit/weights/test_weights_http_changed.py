@@ -63,6 +63,23 @@ def test_another_date_before_the_first_answer_is_another_machine(web, reader, se
     assert part(reader, 200) == DATA[200:300]
 
 
+def test_the_same_strong_etag_is_the_same_file_whatever_its_date(web, reader):
+    modified(web, -60)
+    part(reader, 0)
+    modified(web, 60)
+    assert part(reader, 200) == DATA[200:300]
+    modified(web, 120, tag='W/"one"')
+    with pytest.raises(LoadError, match=CHANGED):
+        part(reader, 300)
+
+
+def test_places_that_date_the_file_like_their_answer(web, reader):
+    modified(web, 30, tag="")
+    part(reader, 0)
+    modified(web, 90, tag="")
+    assert part(reader, 200) == DATA[200:300]
+
+
 def test_places_that_tell_no_date_or_none_that_is_one(web, reader):
     part(reader, 0)
     web.headers["a.bin"] = {"Last-Modified": "the other day"}
