@@ -46,6 +46,8 @@ _ON_CPU: Mapping[str, Mapping[str, Any]] = {
 def small_package(example: str, folder: Path, weights: Path, **engine: Any) -> Path:
     """The package of `examples/EXAMPLE` with the small model in the folder `weights`, written into `folder`.
 
+    Where the example takes its tokenizer from elsewhere, it lies in the folder `tokenizer` beside the weights.
+
     The rest of the spec stays: engine, number format, quantization, serving, chat template. The weights are locked
     from their folder by what locks them for users, and pass the gates; wheels are none, because an engine's
     environment has them (`make engines`). `engine` are options to run with instead.
@@ -74,9 +76,12 @@ def _small(spec: dict[str, Any], weights: Path, options: Mapping[str, Any]) -> d
     kind = spec["engine"]["kind"]
     engine = {name: value for name, value in spec["engine"].items() if name not in _OF_A_GPU}
     engine |= {"context_length": CONTEXT, **_ON_CPU.get(kind, {}), **options}
-    small = spec | {"engine": engine, "weights": spec["weights"] | {"source": f"file://{weights}"}}
+    asked = spec["weights"] | {"source": f"file://{weights}"}
+    if "tokenizer" in asked:
+        asked["tokenizer"] = f"file://{weights.with_name('tokenizer')}"
+    small = spec | {"engine": engine, "weights": asked}
     small.pop("image", None)
-    if spec.get("serving", {}).get("server") == "triton":
+    if spec.get("serving", {}).get("server") == "triton" or RECIPES[kind].vendor:
         small["image"] = {"base": {"kind": "layout", "path": "base.oci"}}
     if not RECIPES[kind].gpu_only:
         small.pop("hardware", None)

@@ -1,11 +1,12 @@
 """The walk-throughs that the project grew from, by their examples: each is packaged with a small model of its
 architecture, served by its engine, and asked by the walk-through's own clients.
 
-Engines run in their environments (`make engines`); LMDeploy, which needs a GPU, is a stand-in.
+Engines run in their environments (`make engines`); LMDeploy and TensorRT-LLM, which need a GPU, are stand-ins.
 """
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -20,10 +21,13 @@ import openai
 import pytest
 import tritonclient.grpc.aio as triton
 from fakes.cli import ROOT, packager
+from fakes.compiled import description, install
 from fakes.gguf import BAICHUAN_LAYERS, write_tiny_gguf
 from fakes.installed import bare_env, run, served
 from fakes.machine import free_port, missing
+from fakes.nvml import A100, write_nvml
 from fakes.serving import wait_until
+from fakes.standins import VENDOR, write_compiled
 from fakes.tritonserver import TritonServer, with_numpy_1
 from fakes.walkthroughs import CONTEXT, EXAMPLES, ask_as_written, curl, package_of, small_package
 
@@ -245,6 +249,33 @@ class TestMistral:
             ask_with_openai(asked)
             asked.as_the_readmes_say(tmp_path)
 
+    def test_compiled(self, tmp_path: Path) -> None:
+        """`load()` and `predict()` of a compiled engine for an A100, and a server of it: stand-ins for both."""
+        weights, site = write_compiled(tmp_path / "weights"), tmp_path / "site"
+        tokenizer = tmp_path / "tokenizer"
+        tokenizer.mkdir()
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.move(weights / name, tokenizer / name)
+        files = {name: described(weights / name) for name in ("config.json", "rank0.engine")}
+        of = {"files": files, "tokenizer_sha256": described(tokenizer / "tokenizer.json")["sha256"]}
+        (weights / "engine.json").write_text(json.dumps(description() | of))
+        install(site)
+        write_nvml(site, [A100])
+        package = small_package("mistral-7b-trt", tmp_path / "project", weights)
+        body = {"prompt": self.PROMPT, "max_tokens": 24, "temperature": 0}
+        path = ":".join(map(str, (package, package / "packages", site, VENDOR)))
+        truss = [sys.executable, "-c", TRUSS, json.dumps(body)]
+        one, other = json.loads(run(truss, env=bare_env(tmp_path) | {"PYTHONPATH": path}, cwd=package))
+        assert one == other != ""
+        with serving(package, Path(sys.executable), site, VENDOR) as asked:
+            assert asked.curl("/predict", body)["text"] == one
+            asked.as_the_readmes_say(tmp_path)
+
+
+def described(file: Path) -> dict[str, Any]:
+    """What engine.json says of a file."""
+    return {"sha256": sha256_hex(file.read_bytes()), "size": file.stat().st_size}
+
 
 QWEN = "qwen1.5-1.8b-chat-triton-vllm"
 LONG = 4096
@@ -354,7 +385,7 @@ class TestInternLM2:
     def test_its_clients(self, tmp_path: Path) -> None:
         weights = make_model(tmp_path / "weights", "internlm2", "vllm")
         package = small_package("internlm2-7b-lmdeploy", tmp_path / "project", weights)
-        with serving(package, Path(sys.executable), ROOT / "tests/fakes/vendor") as asked:
+        with serving(package, Path(sys.executable), VENDOR) as asked:
             body = {"model": asked.model, "messages": [{"role": "user", "content": "Hello! How are you?"}]}
             answer = asked.curl("/v1/chat/completions", body | {"max_tokens": 8})
             assert answer["choices"][0]["message"]["content"]
