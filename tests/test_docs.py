@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,30 +16,61 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "ex
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 
+CODE = re.compile(r"^```\w*\n(.*?)^```|((?:^ {4}.*\n)+)", re.MULTILINE | re.DOTALL)
+"""Fenced and indented blocks."""
+TYPED = re.compile(r"(?:^|[;&|$]|\bdo) *(?:[A-Z_]+=\S+ )*packager ([^;&|#\n]+)", re.MULTILINE)
+HELP = "docs/reference/cli.md"
+"""What the commands themselves say, sentences about packager among it."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-        if "://" not in target:
-            assert (page.parent / target).exists(), f"{name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text("utf-8")):
+        if "://" in target:
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), f"{name} links to {target}"
+        if anchor and there.suffix == ".md":
+            assert anchor in anchors(there.read_text("utf-8")), f"{name} links to {target}#{anchor}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+def anchors(text: str) -> set[str]:
+    """What headings are called in addresses."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def typed(text: str) -> Iterator[str]:
+    """What stands behind `packager` in each command line of a page's blocks."""
+    for block in CODE.finditer(text.replace("\\\n", "")):
+        yield from TYPED.findall(re.sub("^ {4}", "", block[1] or block[2], flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", [one for one in NAMES if one != HELP])
 def test_commands_and_options_exist(name: str) -> None:
-    """Every `packager ...` line of a page names a command and options that there are."""
-    text = (ROOT / name).read_text("utf-8").replace("\\\n", "")
-    lines = re.findall(r"^\s{4}packager (.+)$", text, re.MULTILINE) + re.findall(r"`packager ([a-z][^`]+)`", text)
-    for line in lines:
-        words = shlex.split(line.partition("#")[0])
+    """Every `packager ...` of a page names a command and options that there are, and whole lines what has to be named."""
+    text = (ROOT / name).read_text("utf-8")
+    whole = list(typed(text))
+    for line in (*whole, *re.findall(r"`packager ([a-z][^`]+)`", text)):
+        words = shlex.split(line)
         assert words[0] in COMMANDS, f"{name}: packager {line}"
         command = load_command(words[0])
         if isinstance(command, click.Group):
             assert words[1] in command.commands, f"{name}: packager {line}"
             command = command.commands[words[1]]
-        known = {option for one in command.params if isinstance(one, click.Option) for option in one.opts}
-        known |= {option for one in command.params for option in one.secondary_opts} | {"--help"}
-        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        known = {word for one in options for word in (*one.opts, *one.secondary_opts)} | {"--help"}
+        used = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert used <= known, f"{name}: packager {line}"
+        lacking = [one.opts for one in options if one.required and not used & {*one.opts}]
+        assert line not in whole or not lacking, f"{name}: packager {line}"
+
+
+def test_what_is_typed_is_found_wherever_it_stands() -> None:
+    page = "Run:\n\n    packager lock\n    X=1 packager plan\n    echo packager no\n\n"
+    page += "```\nfor n in 1; do packager bench \\\n  URL; done  # packager no\n```\n"
+    assert [line.split() for line in typed(page)] == [["lock"], ["plan"], ["bench", "URL"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
