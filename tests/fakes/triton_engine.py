@@ -69,7 +69,7 @@ class TritonPythonModel:
                 sender.send(broken, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 return
         self.note(event="ended", reason=reason, written=len(written))
-        last = written[-1:] if reason == "length" else []
+        last = written[-1:] if reason == "length" else [token] if reason == "stopped" else []  # it was on the way
         whole = written if asked["exclude_input_in_output"] is not False else ids + written
         tokens = last if asked["streaming"] else whole
         sender.send(self.response(tokens), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
