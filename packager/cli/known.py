@@ -1,13 +1,13 @@
 """What is known of a spec's model without loading it: its config.json, and how large its files are.
 
-Asked in this order: what lies beside the spec, what the lock names, where the weights are. The network is asked only
-where the first two say no shapes.
+Asked in this order: what lies beside the spec, what the lock names, where the weights are, or will be made of. The
+network is asked only where the first two say no shapes.
 """
 
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from ..lock.tools import Tools
 from ..recipes import RECIPES
 from ..sizing.compiled import Limits
 from ..sizing.gguf import config_of_gguf
+from ..spec.conversion import ConversionSpec
 from ..spec.load import SpecFile
+from ..spec.weights import WeightsSpec
 from ..weights.file import FileSource
 from ..weights.identity import find_intact
 from ..weights.mirrors import open_locked
@@ -55,9 +57,14 @@ def know(file: SpecFile, tools: Tools) -> Known:
     if config is None and locked is not None:
         config, origin = _stored(file, locked, tools), "the lock's config.json"
     if config is None or not sizes:
-        found, listed = _at_source(file, tools, wanted=config is None)
+        made = file.spec.conversion if config is None and locked is None else None
+        # Elsewhere there may be nothing of an engine yet.
+        here = tools if made is None else replace(tools, offline=True)
+        found, listed = _at_source(file, here, file.spec.weights, wanted=config is None)
         if config is None:
             config, origin = found, "the weights' config.json"
+        if config is None and made is not None:
+            (config, _), origin = _at_source(file, tools, made, wanted=True), "conversion's config.json"
         if not sizes:
             sizes, source = listed, "the weights' source"
     if config is None:
@@ -119,22 +126,27 @@ def _stored(file: SpecFile, locked: WeightsLock, tools: Tools) -> Mapping[str, A
     return None
 
 
-def _at_source(file: SpecFile, tools: Tools, *, wanted: bool) -> tuple[Mapping[str, Any] | None, list[tuple[str, int]]]:
-    """The configuration (where it is `wanted`) and the listing of the weights' source, where that may be asked."""
-    weights = file.spec.weights
-    if weights is None:
+def _at_source(
+    file: SpecFile, tools: Tools, asked: WeightsSpec | ConversionSpec | None, *, wanted: bool
+) -> tuple[Mapping[str, Any] | None, list[tuple[str, int]]]:
+    """The configuration (where it is `wanted`) and the listing of what is `asked`, where its source may be asked.
+
+    Of a model to be converted there is no listing: the weights will have other files.
+    """
+    if asked is None:
         return None, []
-    with at(file.where("weights", "source")):
-        source = open_locked(weights.source, weights.revision or "", folder=file.folder)
+    weights = asked if isinstance(asked, WeightsSpec) else None
+    with at(file.where("weights" if weights else "conversion", "source")):
+        source = open_locked(asked.source, asked.revision or "", folder=file.folder)
         local = isinstance(source, FileSource)  # or a mirror on a disk
         if not Path(source.uri.removeprefix("file://")).exists() if local else tools.offline or not wanted:
             return None, []
         with Origin(source, tools) as origin:
-            listed = [one for one in origin.inventory() if _taken(one.path, weights.include)]
+            listed = [one for one in origin.inventory() if _taken(one.path, weights.include if weights else None)]
             paths = [one.path for one in listed]
             tells = next((one for one in listed if _tells(file, paths, one.path)), None) if wanted else None
             config = None if tells is None else _read(origin, tells)
-    return config, [(one.path, one.size) for one in listed]
+    return config, [(one.path, one.size) for one in listed] if weights else []
 
 
 def _read(origin: Origin, one: SourceFile) -> Mapping[str, Any] | None:

@@ -229,6 +229,34 @@ class TestSources:
             assert (found["config_from"], found["files"]) == ("the weights' config.json", 4000)
             assert main(["plan", "--offline"]) == 1
 
+    def test_the_model_that_an_engine_will_be_compiled_of(self, project, tmp_path, monkeypatch, capsys):
+        """Where the engine goes there is nothing yet. What is locked is there."""
+        files = {"config.json": (CONFIGS / "mistral-7b-v0.2.json").read_bytes(), "model.safetensors": bytes(4000)}
+        with Hub() as hub:
+            hub.add_repo("ada/model", files, lfs=("*.safetensors",))
+            monkeypatch.setenv("HF_ENDPOINT", hub.url)
+            more = f"conversion: {{source: 'hf://ada/model'}}\nhardware: {{gpu: a100-40gb}}\n{TestCompiled.BASE}"
+            folder = project(more, config=None, source="hf://ada/not-yet", engine=TestCompiled.ENGINE)
+            found = planned(capsys)
+            assert (found["config_from"], found["files"], found["context"]) == ("conversion's config.json", None, 32768)
+            assert found["bytes"]["weights"] == TOTAL
+            project(more.replace("ada/model", "ada/other"), config=None, engine=TestCompiled.ENGINE)
+            assert main(["plan"]) == 1
+            assert "packager.yaml:4:22: " in capsys.readouterr().err
+            lock = make_lock(load_spec(folder).spec, weights=WeightsLock(HUB, "", ()))
+            (folder / "packager.lock").write_bytes(lock.to_bytes())
+            assert main(["plan"]) == 1
+            assert "packager.yaml:3:19: " in capsys.readouterr().err
+
+    def test_an_engine_of_this_machine_before_the_model_it_was_compiled_of(self, project, capsys):
+        more = f"conversion: {{source: 'hf://ada/model'}}\nhardware: {{gpu: a100-40gb}}\n{TestCompiled.BASE}"
+        folder = project(more, config=None, source="file://engine", engine=TestCompiled.ENGINE)
+        (folder / "engine").mkdir()
+        shutil.copy(CONFIGS / "mistral-7b-v0.2.json", folder / "engine" / "config.json")
+        (folder / "engine" / "rank0.engine").write_bytes(bytes(5000))
+        found = planned(capsys)
+        assert (found["config_from"], found["files"]) == ("the weights' config.json", 5000)
+
     def test_a_configuration_that_is_none(self, project, capsys):
         folder = project()
         (folder / "config.json").write_text("[]")
