@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from ..errors import Problem, SpecError
 from ..recipes import RECIPES
-from ..recipes.recipe import Format, Recipe
+from ..recipes.recipe import Format, Recipe, Record
 from ..spec.load import SpecFile
 from .built import dropped_by_gpu
 from .drift import engine_version, python_requirements
@@ -57,10 +57,7 @@ def check_dropped(file: SpecFile, model: ModelFacts) -> None:
 def needs_code(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """What to say first of weights whose code is refused: that the engine runs them by that code alone, if it does."""
     recipe = RECIPES[file.spec.engine.kind]
-    record = recipe.record
-    if record is None or not (model.own_code and recipe.own_code and model.architectures and _is_recorded(file)):
-        return ()
-    if set(model.architectures) & set(record.architectures):
+    if not (model.own_code and recipe.own_code and _is_recorded(file)) or _lacking(recipe, model) is None:
         return ()
     name = model.architectures[0]
     others = _engines_for(name, recipe)
@@ -132,8 +129,8 @@ def _notes(file: SpecFile, model: ModelFacts) -> tuple[str, ...]:
 def _dropped(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """A model that the engine had once, in a version before the spec's."""
     recipe = RECIPES[file.spec.engine.kind]
-    record = recipe.record
-    if record is None or not model.architectures or set(model.architectures) & set(record.architectures):
+    record = _lacking(recipe, model)
+    if record is None:
         return ()
     name = model.architectures[0]
     last = record.removed.get(name)
@@ -148,6 +145,13 @@ def _dropped(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     return (Problem(what, file.where("engine", "version"), mend),)
 
 
+def _lacking(recipe: Recipe, model: ModelFacts) -> Record | None:
+    """The engine's record, where it has none of the model's classes; None for a model that names none."""
+    record = recipe.record
+    known = record is None or not model.architectures or set(model.architectures) & set(record.architectures)
+    return None if known else record
+
+
 def _drives(recipe: Recipe, version: str) -> bool:
     return not recipe.oldest or Version(version) >= Version(recipe.oldest)
 
@@ -155,8 +159,8 @@ def _drives(recipe: Recipe, version: str) -> bool:
 def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """A model that the engine never had."""
     recipe = RECIPES[file.spec.engine.kind]
-    record = recipe.record
-    if record is None or not model.architectures or set(model.architectures) & set(record.architectures):
+    record = _lacking(recipe, model)
+    if record is None:
         return ()
     name = model.architectures[0]
     trusted = model.own_code and recipe.own_code and file.spec.weights is not None and file.spec.weights.trusted_code
