@@ -292,6 +292,12 @@ class TestBls:
         engine.wait_ended(ended + 1, "stopped")
         assert engine.events("ended")[-1]["written"] < 500
 
+    def test_the_engine_is_told_to_stop_until_it_hears(self, started):
+        server, engine = started
+        ended = len(engine.events("ended"))
+        _leave_http(server, engine, temperature=77.0)
+        engine.wait_ended(ended + 1, "stopped")
+
     def test_more_than_are_taken(self, started):
         server, engine = started
         ended, left = len(engine.events("ended")), []
@@ -311,9 +317,9 @@ class TestBls:
         wait_until(lambda: ask(server, "tensorrt_llm_bls").status_code == 200, "there is room")
 
 
-def _leave_http(server: TritonServer, _: Engine) -> None:
+def _leave_http(server: TritonServer, _: Engine, **more: float) -> None:
     """Begin a stream that has no end, and leave it after its first event."""
-    body = {"text_input": "one", "max_tokens": 4000, "stream": True, "end_id": -1}
+    body = {"text_input": "one", "max_tokens": 4000, "stream": True, "end_id": -1, **more}
     url = f"{server.url}/v2/models/tensorrt_llm_bls/generate_stream"
     with httpx.stream("POST", url, json=body, timeout=30) as answer:
         assert next(read_events(answer.iter_lines()))["text_output"] == "one"

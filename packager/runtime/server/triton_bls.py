@@ -67,6 +67,8 @@ _REFUSED = (
 )
 _OURS = frozenset({*_TO_PREPROCESSING, "exclude_input_in_output"})
 _MEND = "put tokenizer.json of the source model into the folder"
+_STOPS = 100
+"""How often the engine is asked to end a request, before that is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,9 @@ class Bls:
             reply.end(self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except self._backend.TritonModelException as error:
             self._fail(reply, self._backend.TritonError(str(error)))
+        except Exception as error:
+            self._fail(reply, self._backend.TritonError(f"{type(error).__name__} in the model's server"))
+            raise
         finally:
             self._open.discard(reply)
 
@@ -279,17 +284,24 @@ class Bls:
         threading.Thread(target=self._send_stop, args=(reply,), daemon=True).start()
 
     def _send_stop(self, reply: _Reply) -> None:
-        """As NVIDIA's BLS does: in some releases a request of a model's own cannot be cancelled otherwise."""
+        """As NVIDIA's BLS does: in some releases a request of a model's own cannot be cancelled otherwise.
+
+        The engine's queue may be full just then, so it is sent again.
+        """
         values = {
             "input_ids": np.zeros((1, 1), np.int32),
             "input_lengths": np.zeros((1, 1), np.int32),
             "request_output_len": np.zeros((1, 1), np.int32),
             "stop": np.array([[True]]),
         }
-        inputs = [self._backend.Tensor(name, value) for name, value in values.items()]
-        for response in self._ask(self._engine, reply.id, inputs, ["output_ids"]).exec(decoupled=True):
-            if response.has_error():
-                event("not stopped", logging.WARNING, reason=response.error().message())
+        reason = ""
+        for _ in range(_STOPS):
+            inputs = [self._backend.Tensor(name, value) for name, value in values.items()]
+            answers = list(self._ask(self._engine, reply.id, inputs, ["output_ids"]).exec(decoupled=True))
+            reason = next((one.error().message() for one in answers if one.has_error()), "")
+            if not reason or self._ended.wait(LOOK_SECONDS):
+                return
+        event("not stopped", logging.WARNING, reason=reason)
 
     def _ask(self, model: str, identity: str, inputs: list[Any], outputs: list[str]) -> Any:
         return self._backend.InferenceRequest(
