@@ -14,6 +14,7 @@ from ..digest import readable_json
 from ..errors import LockError
 from ..facts import BaseFacts
 from ..manifest import WeightsFile, decode
+from ..weights.compiled import parse_build
 from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
 from .model import ModelFacts
@@ -101,6 +102,16 @@ def parse_lock(data: bytes, *, where: str) -> Lock:
         raise LockError(what, where=where, mend=mend)
     try:
         lock: Lock = decode(Lock, {key: one for key, one in value.items() if key != "format"})
+        if lock.weights is not None and lock.weights.compiled is not None:
+            _check_compiled(lock.weights.compiled)
     except ValueError as error:
         raise LockError(f"the lock is damaged: {error}", where=where, mend=mend) from error
     return lock
+
+
+def _check_compiled(value: Mapping[str, Any]) -> None:
+    """Raise ValueError for what is no engine.json."""
+    try:
+        parse_build(value)
+    except ValueError as error:
+        raise ValueError(f"weights.compiled: {error}") from error

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.compiled import description
 from fakes.locks import FACTS, VLLM, make_lock, make_spec
 
 from packager.errors import LockError
-from packager.lock.lockfile import ImageBaseLock, parse_lock
+from packager.lock.lockfile import ImageBaseLock, WeightsLock, parse_lock
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = {"weights": {"source": "file://model"}}
@@ -36,6 +37,16 @@ def test_reading_and_writing_again_changes_nothing(name):
     again = parse_lock(data, where="packager.lock")
     assert again == lock
     assert again.to_bytes() == data
+
+
+def test_an_engines_description_is_whole():
+    """What the engine was compiled for is read of a lock again and again: by gates, plan and the package."""
+    lock = make_lock(make_spec(**WEIGHTS), weights=WeightsLock("hf://a/b", "", (), compiled=description()))
+    assert parse_lock(lock.to_bytes(), where="packager.lock") == lock
+    value = json.loads(lock.to_bytes())
+    del value["weights"]["compiled"]["limits"]
+    with pytest.raises(LockError, match=r"the lock is damaged: weights\.compiled: limits is missing"):
+        parse_lock(json.dumps(value).encode(), where="packager.lock")
 
 
 @pytest.mark.parametrize("name", LOCKS)
