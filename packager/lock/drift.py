@@ -94,7 +94,9 @@ def _loading(spec: ModelSpec) -> tuple[str, ...]:
 
 def python_overrides(spec: ModelSpec) -> tuple[str, ...]:
     """Requirements that replace those of anything in the closure, as uv's overrides do."""
-    return () if spec.hardware.gpu else RECIPES[spec.engine.kind].cpu_overrides
+    recipe = RECIPES[spec.engine.kind]
+    on_cpu = () if spec.hardware.gpu else recipe.cpu_overrides
+    return (*on_cpu, *recipe.overrides.get(spec.serving.server, ()))
 
 
 def system_packages(spec: ModelSpec) -> tuple[str, ...]:

