@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements" / "engines"
 ENGINES = ("transformers", "vllm", "ctranslate2")
 ENVIRONMENTS = (*ENGINES, "triton")
+OTHERS = {"transformers": ("tests/unit/convert/test_convert_merge.py",)}
+"""Tests that need what only this engine's environment has."""
 UV = str(ROOT / ".venv/bin/uv")
 
 
@@ -54,6 +56,7 @@ def test(engine: str) -> int:
         "pytest",
         "tests/conformance",
         "tests/unit/runtime/engines",
+        *OTHERS.get(engine, ()),
         "-o",
         "filterwarnings=default",
         "-p",
