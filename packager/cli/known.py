@@ -99,7 +99,7 @@ def _beside(file: SpecFile, name: str) -> Mapping[str, Any] | None:
 def _parsed(data: bytes, where: str) -> Mapping[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"this is not JSON: {error}", where=where, mend="restore the file") from error
     if not isinstance(value, dict):
         raise SpecError("this is JSON, but no configuration", where=where, mend="restore the file")

@@ -155,7 +155,7 @@ def _model(source: Source, files: Sequence[SourceFile], entry: str, where: str) 
         return ModelFacts()
     try:
         config = json.loads(read_file(source, named["config.json"]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"config.json is not JSON: {error}", where=where, mend="restore the file") from error
     facts = facts_of_config(config) if isinstance(config, dict) else ModelFacts()
     if not facts.quantization and _MODELOPT in named:
@@ -167,7 +167,7 @@ def _modelopt(data: bytes, where: str) -> str:
     """What ModelOpt says in a file of its own, where config.json has nothing of it (TensorRT-LLM's and vLLM's loaders read it)."""
     try:
         algorithm = json.loads(data)["quantization"]["quant_algo"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         what = f"{_MODELOPT} does not say how the weights are quantized"
         raise SpecError(what, where=where, mend="restore the file") from error
     return f"modelopt:{algorithm.lower()}" if isinstance(algorithm, str) else ""

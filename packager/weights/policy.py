@@ -146,7 +146,7 @@ def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[s
     """
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return (Problem(f"{path} is not JSON: {error}", where, "restore the file"),)
     named = value.get("auto_map") if isinstance(value, dict) else None
     problems = []

@@ -259,6 +259,7 @@ class TestSources:
 
     def test_a_configuration_that_is_none(self, project, capsys):
         folder = project()
-        (folder / "config.json").write_text("[]")
-        assert main(["plan"]) == 1
-        assert "this is JSON, but no configuration" in capsys.readouterr().err
+        for text, said in (("[]", "this is JSON, but no configuration"), ("[" * 100_000, "this is not JSON: ")):
+            (folder / "config.json").write_text(text)
+            assert main(["plan"]) == 1
+            assert said in capsys.readouterr().err

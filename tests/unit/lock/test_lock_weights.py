@@ -137,6 +137,20 @@ def test_code_is_vouched_for_by_its_bytes_and_its_name(tmp_path, tools, sha256, 
     assert all(problem.what.startswith(word) for problem, word in zip(caught.value.problems, words, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.json", "config.json is not JSON: "),
+        ("hf_quant_config.json", "does not say how the weights are quantized"),
+    ],
+)
+def test_a_configuration_that_is_nested_too_deep(tmp_path, tools, name, said):
+    write(tmp_path / "model", {**MODEL, name: b"[" * 100_000})
+    file = spec(tmp_path, "  source: file://model\n", "lmdeploy")
+    with pytest.raises(SpecError, match=said):
+        lock_weights(file, tools)
+
+
 def test_a_configuration_below_the_top_is_no_configuration(tmp_path, tools):
     write(tmp_path / "model", MODEL | {"other/config.json": b'{"auto_map": {"A": "b.C"}}'})
     assert lock_weights(spec(tmp_path, "  source: file://model\n"), tools) is not None

@@ -192,7 +192,7 @@ def test_a_configuration_that_names_none(data):
     assert refuse_own_code("config.json", data, where="") == ()
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe{}x"])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe{}x", b"[" * 100_000], ids=["empty", "cut", "odd", "deep"])
 def test_a_configuration_that_is_none(data):
     (found,) = refuse_own_code("config.json", data, where="")
     assert found.what.startswith("config.json is not JSON")
