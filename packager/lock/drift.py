@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from ..recipes import RECIPES
 from ..recipes.servers import LOADING, REQUIREMENTS, SYSTEM_PACKAGES
 from ..spec.model import ModelSpec
@@ -93,10 +96,16 @@ def _loading(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def python_overrides(spec: ModelSpec) -> tuple[str, ...]:
-    """Requirements that replace those of anything in the closure, as uv's overrides do."""
+    """Requirements that replace those of anything in the closure, as uv's overrides do, but for what the spec itself names."""
     recipe = RECIPES[spec.engine.kind]
     on_cpu = () if spec.hardware.gpu else recipe.cpu_overrides
-    return (*on_cpu, *recipe.overrides.get(spec.serving.server, ()))
+    named = {_distribution(line) for line in spec.image.python_packages}
+    lines = (*on_cpu, *recipe.overrides.get(spec.serving.server, ()))
+    return tuple(line for line in lines if _distribution(line) not in named)
+
+
+def _distribution(requirement: str) -> str:
+    return canonicalize_name(Requirement(requirement).name)
 
 
 def system_packages(spec: ModelSpec) -> tuple[str, ...]:

