@@ -52,6 +52,7 @@ def command(console: Console, /, spec: str, *, output: Path, dry_run: bool, **op
     """
     from ..catalog import find
     from ..convert.describe import Told
+    from ..convert.plan import make_plan
     from ..convert.run import convert
     from ..spec.load import load_spec
     from .tools import make_tools
@@ -60,7 +61,8 @@ def command(console: Console, /, spec: str, *, output: Path, dry_run: bool, **op
     file = load_spec(find(spec))
     with Progress.start(quiet=console.quiet) as progress:
         tools = make_tools(progress)
-        plan = _plan(file, output.absolute(), tools, upload=options["upload"])
+        found = _look(file, tools, beside=dry_run)
+        plan = make_plan(file, *found, output.absolute(), upload=options["upload"])
         target = _target(plan, file, tools)
         if not dry_run:
             convert(plan, file, Told(options["memory"], options["image"]), tools, Shown(progress, plan.name))
@@ -73,16 +75,24 @@ def command(console: Console, /, spec: str, *, output: Path, dry_run: bool, **op
     console.result(f"  source: {target.uri if target else f'file://{plan.output}'}")
 
 
-def _plan(file: "SpecFile", output: Path, tools: "Tools", *, upload: bool) -> "ConvertPlan":
-    from ..convert.plan import conversion_of, make_plan
-    from ..convert.source import look_at_adapter, look_at_model
+def _look(file: "SpecFile", tools: "Tools", *, beside: bool) -> "tuple[Found, Found | None]":
+    """Model and adapter at their sources; with `beside` a config.json beside the spec stands in where these are out of reach."""
+    from ..convert.plan import conversion_of
+    from ..convert.source import look_at_adapter, look_at_model, look_beside
+    from ..errors import LoadError
     from ..lock.check import check
 
     asked = conversion_of(file)
     check(file)
     tools.stage(f"look at {asked.source}")
-    model, adapter = look_at_model(file, asked, tools), look_at_adapter(file, asked, tools)
-    return make_plan(file, model, adapter, output, upload=upload)
+    try:
+        return look_at_model(file, asked, tools), look_at_adapter(file, asked, tools)
+    except LoadError as error:
+        found = look_beside(file, asked) if beside else None
+        if found is None:
+            raise
+        tools.say(f"planned from config.json beside the spec, without a list of files: {error.problems[0].what}")
+        return found
 
 
 def _target(plan: "ConvertPlan", file: "SpecFile", tools: "Tools") -> "Destination | None":
@@ -131,13 +141,15 @@ def _show(console: Console, plan: "ConvertPlan", file: "SpecFile", tools: "Tools
     if plan.upload is not None:
         say(f"upload    {plan.upload}")
     memory = f"{size(needs.host)} of memory, {size(needs.gpu)} of {'each' if plan.gpus > 1 else 'the'} GPU"
-    say(f"needs     about {memory}, {size(needs.disk)} of disk beside the store ({size(plan.model.size)})")
+    if plan.model.listed:
+        say(f"needs     about {memory}, {size(needs.disk)} of disk beside the store ({size(plan.model.size)})")
     say(f"run       {shlex.join(docker_command(plan, file, tools.store.root))}")
 
 
 def _found(found: "Found") -> str:
     at = f" at {found.revision}" if found.revision else ""
-    return f"{found.address}{at}: {len(found.files)} files ({size(found.size)})"
+    files = f"{len(found.files)} files ({size(found.size)})" if found.listed else "its files are not listed"
+    return f"{found.address}{at}: {files}"
 
 
 def _call(name: str, words: Mapping[str, Any]) -> str:

@@ -203,7 +203,11 @@ def _model(file: SpecFile, model: Found) -> Iterator[Problem]:
         what = f"the model is quantized already ({facts.quantization}), and TensorRT-LLM quantizes models that are not"
         yield Problem(what, model.where, "name the model that it was made of")
     weights = file.spec.weights
-    if TOKENIZER not in {one.path for one in model.files} and (weights is None or weights.tokenizer is None):
+    if (
+        model.listed
+        and TOKENIZER not in {one.path for one in model.files}
+        and (weights is None or weights.tokenizer is None)
+    ):
         what = f"the model has no {TOKENIZER}, which the served engine needs"
         yield Problem(what, model.where, "name a repository that has it in `weights.tokenizer`")
 

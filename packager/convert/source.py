@@ -44,6 +44,11 @@ class Found:
         """Bytes in all."""
         return sum(one.size for one in self.files)
 
+    @property
+    def listed(self) -> bool:
+        """Whether its files are known: a conversion can be planned without."""
+        return bool(self.files)
+
 
 def look_at_model(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found:
     """The model that `conversion.source` names. Raises SpecError for what cannot be compiled, LoadError."""
@@ -69,6 +74,24 @@ def look_at_adapter(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Foun
             mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
             raise SpecError(f"the adapter lacks {' and '.join(lacking)}", where=where, mend=mend)
         return Found(_address(source, asked.merge.source), source.revision, chosen, ModelFacts(), where)
+
+
+def look_beside(file: SpecFile, asked: ConversionSpec) -> tuple[Found, Found | None] | None:
+    """Model and adapter as far as a config.json beside the spec says: enough for a plan where their source is out of reach.
+
+    None where there is no such file. Raises SpecError for one that is damaged, or that names code.
+    """
+    beside, where = file.folder / CONFIG, file.where("conversion", "source")
+    if not beside.is_file():
+        return None
+    config = FileSource(beside)
+    if problems := [*_own_code(config, config.inventory(), asked, where)]:
+        raise SpecError.collect(problems)
+    model = Found(asked.source, asked.revision or "", (), _facts(config, config.inventory(), where), where)
+    if asked.merge is None:
+        return model, None
+    place = file.where("conversion", "merge", "source")
+    return model, Found(asked.merge.source, asked.merge.revision or "", (), ModelFacts(), place)
 
 
 def lock_found(found: Found, tools: Tools, trusted: Mapping[str, str]) -> WeightsManifest:
@@ -134,14 +157,14 @@ def _lacking(
             yield Problem(what, file.where("conversion", "trusted_code", path), "remove it, or correct its path")
 
 
-def _own_code(source: Origin, chosen: Sequence[SourceFile], asked: ConversionSpec, where: str) -> Iterator[Problem]:
+def _own_code(source: Source, chosen: Sequence[SourceFile], asked: ConversionSpec, where: str) -> Iterator[Problem]:
     for one in chosen:
         if one.path in CONFIGURATIONS:
             for problem in refuse_own_code(one.path, read_file(source, one), where=where, trusted=asked.trusted_code):
                 yield replace(problem, mend=problem.mend.replace("weights.trusted_code", "conversion.trusted_code"))
 
 
-def _facts(source: Origin, chosen: Sequence[SourceFile], where: str) -> ModelFacts:
+def _facts(source: Source, chosen: Sequence[SourceFile], where: str) -> ModelFacts:
     named = {one.path: one for one in chosen}
     try:
         config = json.loads(read_file(source, named[CONFIG]))

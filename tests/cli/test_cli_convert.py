@@ -239,6 +239,35 @@ def test_a_dry_run_needs_no_gpu_and_shows_every_call(machine, tmp_path):
     )
 
 
+def test_a_dry_run_out_of_reach_of_the_model_plans_from_a_config_beside_the_spec(machine, tmp_path):
+    machine.spec(source="hf://ada/nowhere", conversion="  merge: {source: hf://ada/lora}\n  max_seq_len: 200")
+    lacking = machine.convert("--dry-run", gpus=None, software={})
+    assert lacking.returncode == 1
+    assert "hf://ada/nowhere" in lacking.stderr
+    shutil.copy(tmp_path / "model/config.json", tmp_path)
+    done = machine.convert("--dry-run", gpus=None, software={})
+    assert done.returncode == 0, done.stderr
+    assert "planned from config.json beside the spec, without a list of files: " in done.stderr
+    _, fetch, merge, _, _, limits, *rest = done.stdout.splitlines()
+    assert fetch == "fetch     hf://ada/nowhere: its files are not listed"
+    assert merge == "merge     hf://ada/lora: its files are not listed"
+    assert "max_seq_len=200" in limits
+    assert not any(line.startswith("needs") for line in rest)
+    real = machine.convert()
+    assert real.returncode == 1
+    assert real.stdout == ""
+    assert machine.left() == ["config.json"]
+
+
+def test_a_config_beside_the_spec_that_names_code_is_refused_as_the_model_would_be(machine, tmp_path):
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling.Own"}}))
+    machine.spec(source="hf://ada/nowhere")
+    done = machine.convert("--dry-run", gpus=None, software={})
+    assert done.returncode == 1
+    assert "conversion.trusted_code" in done.stderr
+
+
 FOREIGN = f"run it in {IMAGE} on a machine with 1 a100-40gb: `--dry-run` shows how"
 
 
