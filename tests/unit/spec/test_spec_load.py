@@ -72,6 +72,7 @@ def test_defaults(folder):
         "hardware": {"gpu": None, "count": None},
         "serving": {
             "server": "bentoml",
+            "triton": "runtime",
             "api": "packager",
             "port": 3000,
             "max_concurrency": 32,
@@ -211,7 +212,7 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         ]),
         (ECHO + "serving: {prot: 1}", ["3:11 unknown key 'prot' in `serving` | did you mean `port`?"]),
         (ECHO + "serving: {zzz: 1}", [
-            ("3:11 unknown key 'zzz' in `serving` | the keys here are: server, api, port, max_concurrency, max_queue, drain_seconds, "
+            ("3:11 unknown key 'zzz' in `serving` | the keys here are: server, triton, api, port, max_concurrency, max_queue, drain_seconds, "
             "max_body, first_token_seconds, token_gap_seconds, total_seconds, engine_restarts, cors_origins"),
         ]),
         ("name: x\nengine: {kind: llama_cpp, delay_ms: 1}\nweights: {source: file://m}\n", [
