@@ -37,7 +37,7 @@ bench: dev  ## the numbers of README and docs, as ratios in one run
 	.venv-vllm/bin/python benchmarks/walkthroughs.py; \
 	else echo "walk-throughs left out: there is no .venv-vllm or no .venv-transformers (make engines)"; fi
 
-catalog: dev  ## every example locked, packaged and imaged, with real wheels (some 25 GB): a table of digests and layers
+catalog: dev  ## every example locked, packaged and imaged, with real wheels (some 20 GB): a table of digests and layers
 	@$(BIN)/python .ci/catalog.py
 
 docs: dev  ## regenerate docs/reference

@@ -39,7 +39,7 @@ from packager.catalog import REFUSAL
 from packager.digest import sha256_hex
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = 25_000_000_000
+NEEDED = 20_000_000_000
 """Bytes of disk that all rows take at once with real wheels: those in the store, and one image."""
 _WEIGHTS = ("HF_", "PACKAGER_OFFLINE", "PACKAGER_REGISTRY_MIRRORS", "PACKAGER_WEIGHTS_MIRRORS")
 _WHEELS = ("PIP_", "UV_")

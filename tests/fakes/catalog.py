@@ -120,11 +120,12 @@ def _bases(examples: Iterable[Example]) -> dict[str, Image]:
 
 
 def _vendor_image(example: Example) -> Image:
+    """Its numpy is 1, as in NVIDIA's images of TensorRT-LLM and of Triton: what they pin decides what can stand on them."""
     vendor = RECIPES[example.spec.engine.kind].vendor
     if vendor is None:
         return make_base(installed={"numpy": "1.26.4"})
-    installed = {vendor.distribution: engine_version(example.spec), "tensorrt": compiled.TENSORRT, "numpy": "1.26.4"}
-    return make_base(installed=installed)
+    installed = {vendor.distribution: engine_version(example.spec), "tensorrt": compiled.TENSORRT}
+    return make_base(installed={**installed, "numpy": "1.26.4"})
 
 
 # The hub's files.
