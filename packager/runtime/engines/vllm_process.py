@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import tokens_input
@@ -39,7 +41,17 @@ _STOP_SECONDS = 1.0
 take its modules apart. What it holds goes back to the system when it is killed."""
 _POLL_SECONDS = 0.05
 _EXIT = re.compile(rf"'{_NAME}': (-?\d+)")
+_LONGEST_SOCKET_PATH = 107
+"""Bytes: sockaddr_un of Linux. vLLM names its sockets by a UUID."""
 _ADVICE = "if memory is short, lower engine.context_length, engine.gpu_memory or serving.max_concurrency"
+
+
+def check_sockets(folder: Path) -> None:
+    """Raises LoadError where vLLM's sockets cannot be made there."""
+    longest = str(folder / str(UUID(int=0)))
+    if len(os.fsencode(longest)) > _LONGEST_SOCKET_PATH:
+        what, mend = "the path is too long for a Unix socket", "set TMPDIR to a shorter folder"
+        raise LoadError(what, where=longest, mend=mend)
 
 
 class EngineProcess:
@@ -59,6 +71,7 @@ class EngineProcess:
 
     async def open(self, arguments: Mapping[str, Any]) -> Any:
         """Start vLLM with these keywords of AsyncEngineArgs; gives the AsyncLLM. Raises LoadError with vLLM's reason."""
+        check_sockets(Path(os.environ["VLLM_RPC_BASE_PATH"]))
         FOLDER.enter()
         self._logged = FOLDER.causes()
         self._strangers = {process.pid for process in multiprocessing.active_children()}

@@ -21,6 +21,7 @@ from packager.errors import EngineError, LoadError
 from packager.runtime.engine import Delta, EngineSetup, GenerationRequest, SamplingParams
 from packager.runtime.engines.vllm import VllmEngine
 from packager.runtime.engines.vllm_environment import FOLDER
+from packager.runtime.engines.vllm_process import check_sockets
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 OPTIONS = {"context_length": 256, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
@@ -239,3 +240,10 @@ async def test_an_adapter_of_too_large_a_rank(weights, tmp_path):
 async def test_without_weights():
     with pytest.raises(LoadError, match="needs weights"):
         await VllmEngine(make_setup()).start()
+
+
+async def test_a_folder_that_is_too_deep_for_sockets_is_told_before_vllm_starts():
+    check_sockets(Path("/" + "a" * 69))  # with a slash and a UUID 107 bytes, all that Linux takes
+    with pytest.raises(LoadError, match="too long for a Unix socket") as caught:
+        check_sockets(Path("/" + "a" * 70))
+    assert caught.value.problems[0].mend == "set TMPDIR to a shorter folder"
