@@ -250,11 +250,8 @@ def _off(file: SpecFile, asked: ConversionSpec, model: Found, limits: Limits) ->
         what = "the model does not say how many tokens it was trained for"
         yield Problem(what, model.where, "write `conversion.max_seq_len`")
         return
-    slots, context = file.spec.serving.max_concurrency, getattr(file.spec.engine, "context_length", None)
-    trained = model.facts.context
-    if limits.max_batch_size < slots:
-        what = f"`max_batch_size: {limits.max_batch_size}` is less than `serving.max_concurrency: {slots}`"
-        yield Problem(what, file.where("conversion", "max_batch_size"), f"write {slots} or more, or leave it out")
+    context, trained = getattr(file.spec.engine, "context_length", None), model.facts.context
+    yield from _batch(file, limits.max_batch_size)
     if context is not None and limits.max_seq_len < context:
         what = f"`max_seq_len: {limits.max_seq_len}` is less than `engine.context_length: {context}`"
         yield Problem(what, file.where("conversion", "max_seq_len"), f"write {context} or more, or leave it out")
@@ -270,6 +267,20 @@ def _off(file: SpecFile, asked: ConversionSpec, model: Found, limits: Limits) ->
         )
         mend = f"write {limits.max_input_len} or more there, or leave it out"
         yield Problem(what, file.where("conversion", "max_num_tokens"), mend)
+
+
+def _batch(file: SpecFile, most: int) -> Iterator[Problem]:
+    """Requests at once, as the lock (lock/built.py) will hold the engine to them."""
+    slots, where = file.spec.serving.max_concurrency, file.where("conversion", "max_batch_size")
+    if most < slots:
+        what = f"`max_batch_size: {most}` is less than `serving.max_concurrency: {slots}`"
+        yield Problem(what, where, f"write {slots} or more, or leave it out")
+    elif most > slots and file.spec.serving.triton == "ensemble":
+        what = (
+            f"`max_batch_size: {most}` with `triton: ensemble`, which runs as many requests as are compiled in, and"
+            f" `serving.max_concurrency: {slots}`"
+        )
+        yield Problem(what, where, f"write {slots}, or leave it out")
 
 
 def _needs(model: Found, quantization: str, gpus: int, *, merges: bool, calibrates: bool) -> Needs:

@@ -27,7 +27,14 @@ class Asked:
         self.folder = folder
 
     def spec(
-        self, conversion: str = "", *, engine: str = "", quantization: str = "none", gpu: str = "h100", count: int = 1
+        self,
+        conversion: str = "",
+        *,
+        engine: str = "",
+        quantization: str = "none",
+        gpu: str = "h100",
+        count: int = 1,
+        serving: str = "",
     ) -> SpecFile:
         lines = [
             "name: hello",
@@ -36,7 +43,7 @@ class Asked:
             f"quantization: {quantization}",
             f"conversion: {{source: {MODEL}{', ' if conversion else ''}{conversion}}}",
             f"hardware: {{gpu: {gpu}, count: {count}}}",
-            "serving: {max_concurrency: 16}",
+            f"serving: {{max_concurrency: 16{serving}}}",
             BASE,
         ]
         (self.folder / "packager.yaml").write_text("\n".join(lines) + "\n")
@@ -85,6 +92,17 @@ class TestLimits:
                 "write 16 or more, or leave it out",
             )
         ]
+        assert asked.refused("max_batch_size: 64", serving=", server: triton, triton: ensemble") == [
+            (
+                "5:54",
+                (
+                    "`max_batch_size: 64` with `triton: ensemble`, which runs as many requests as are compiled in, and"
+                    " `serving.max_concurrency: 16`"
+                ),
+                "write 16, or leave it out",
+            )
+        ]
+        assert asked.plan(serving=", server: triton, triton: ensemble").build.limits.max_batch_size == 16
         assert asked.refused("max_seq_len: 2048", engine="context_length: 4096") == [
             (
                 "5:51",
