@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..digest import readable_json
 from ..errors import ConvertError
@@ -25,6 +27,8 @@ _FOLDER = "packager_steps"
 """The package that a step's modules are while they run."""
 _SHOWN = 12
 """Lines of a failed step that its error repeats."""
+_END = "\0"
+"""The line after the last of a step. Its pipe need not end: a worker that left the step's group may hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +55,42 @@ def run_step(step: Step, folder: Path, python: str, say: Callable[[str], None]) 
     _lay_out(folder / _FOLDER)
     path = folder / f"{step.module}.json"
     path.write_bytes(readable_json({**step.task, "parent": os.getpid()}))
-    process = subprocess.Popen(
-        [python, "-m", f"{_FOLDER}.{step.module}", str(path)],
-        cwd=folder,
-        env={**os.environ, **step.env},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # so that its workers can be ended with it
-    )
+    reading, writing = os.pipe()
     last: deque[str] = deque(maxlen=_SHOWN)
-    with process:
+    with os.fdopen(writing, "wb", 0) as pipe, os.fdopen(reading, encoding="utf-8", errors="replace") as lines:
+        process = subprocess.Popen(
+            [python, "-m", f"{_FOLDER}.{step.module}", str(path)],
+            cwd=folder,
+            env={**os.environ, **step.env},
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that its workers can be ended with it
+        )
+        ending = threading.Thread(target=_end, args=(process.pid, pipe), name="packager-step")
+        ending.start()
         try:
-            for line in process.stdout or ():
+            for line in iter(lines.readline, f"{_END}\n"):
                 if text := line.rstrip():
                     last.append(text)
                     say(text)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
+        finally:
+            lines.close()  # nobody reads what `_end` may be writing
+            ending.join()
+            process.wait()
     if process.returncode:
         raise _failed(step, process.returncode, list(last))
+
+
+def _end(group: int, pipe: IO[bytes]) -> None:
+    """Wait for the group's first process, then end its workers, which are of no use alone, and write the last line."""
+    os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT)  # until it is reaped, no other group can have its number
+    os.killpg(group, signal.SIGKILL)
+    with suppress(BrokenPipeError):
+        pipe.write(f"\n{_END}\n".encode())
 
 
 def _lay_out(folder: Path) -> None:

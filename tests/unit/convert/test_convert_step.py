@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import sys
 from pathlib import Path
 
@@ -77,6 +78,31 @@ def test_whoever_is_interrupted_ends_it_and_its_workers(tmp_path):
     poll.register(writers[0], 0)
     assert poll.poll(30_000) == [(writers[0], select.POLLERR)]  # nobody reads any more
     os.close(writers[0])
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_worker_that_holds_the_pipe_does_not_keep_one_that_was_killed(tmp_path, elsewhere):
+    """Its workers are ended; one that left its group lives on, and nobody waits for it."""
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    text = (
+        "import os, signal, subprocess, sys\n"
+        f"argv = [sys.executable, '-c', 'import sys; open(sys.argv[1]).read()', {str(held)!r}]\n"
+        f"subprocess.Popen(argv, start_new_session={elsewhere})\n"
+        "print(os.getpid(), flush=True)\nsignal.pause()"
+    )
+    writers: list[int] = []
+
+    def kill(line: str) -> None:
+        writers.append(os.open(held, os.O_WRONLY))  # opens when the worker reads
+        os.kill(int(line), signal.SIGKILL)
+
+    with pytest.raises(ConvertError, match="the step tensorrt_llm was ended by signal 9"):
+        run_step(Step("tensorrt_llm", {}, library(tmp_path, text)), tmp_path, BASE, kill)
+    poll = select.poll()
+    poll.register(writers[0], 0)
+    assert poll.poll(0 if elsewhere else 30_000) == ([] if elsewhere else [(writers[0], select.POLLERR)])
+    os.close(writers[0])  # which ends a worker that lives on
 
 
 def test_the_python_of_a_distribution(tmp_path, monkeypatch):
