@@ -108,7 +108,7 @@ def configs(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
         "preprocessing": _preprocessing(manifest, build),
         "tensorrt_llm": _llm(manifest, build),
         "postprocessing": _postprocessing(build),
-        "tensorrt_llm_bls": _bls(build),
+        "tensorrt_llm_bls": _bls(manifest),
         "ensemble": _ensemble(build),
     }
     return {name: {"name": name, **found[name]} for name in MODELS}
@@ -126,13 +126,16 @@ def _build(manifest: Manifest) -> EngineBuild:
         ) from error
 
 
+def _most(manifest: Manifest) -> int:
+    """Requests that a queue holds: those that are to run pass through it, so a burst of them must find room."""
+    return manifest.serving.max_concurrency + manifest.serving.max_queue
+
+
 def _queue(manifest: Manifest, build: EngineBuild) -> Mapping[str, Any]:
-    # What is to run passes through the queue as well: a burst of as many as run at once must find room in it.
-    most = manifest.serving.max_concurrency + manifest.serving.max_queue
     return {
         "preferred_batch_size": [build.limits.max_batch_size],
         "max_queue_delay_microseconds": 0,
-        "default_queue_policy": {"max_queue_size": most},
+        "default_queue_policy": {"max_queue_size": _most(manifest)},
     }
 
 
@@ -233,14 +236,16 @@ def _llm_parameters(manifest: Manifest, build: EngineBuild) -> Mapping[str, Any]
     }
 
 
-def _bls(build: EngineBuild) -> Mapping[str, Any]:
+def _bls(manifest: Manifest) -> Mapping[str, Any]:
+    # Each process has one request at a time; the queue, which NVIDIA's lacks, is there for its bound.
     return {
         "backend": "python",
-        "max_batch_size": build.limits.max_batch_size,
+        "max_batch_size": 1,
         "model_transaction_policy": {"decoupled": True},
+        "dynamic_batching": {"default_queue_policy": {"max_queue_size": _most(manifest)}},
         "input": BLS_INPUTS,
         "output": [*TEXT, *RESULTS],
-        "instance_group": _processes(),
+        "instance_group": _processes(manifest.serving.max_concurrency),
         "parameters": parameters(
             {
                 "accumulate_tokens": False,

@@ -60,11 +60,12 @@ class ServingSpec(Strict):
             raise problem("is for `server: triton`", "write `server: triton`, or remove `triton`")
         return value
 
-    @field_validator("engine_restarts", mode="after")
+    @field_validator("first_token_seconds", "token_gap_seconds", "total_seconds", "engine_restarts", mode="after")
     @classmethod
-    def _ensemble_can(cls, value: int, info: ValidationInfo) -> int:
-        if info.data.get("triton") == "ensemble" and value != cls.model_fields["engine_restarts"].default:
-            mend = "remove `engine_restarts`: what TensorRT-LLM's own backend does not survive ends the container"
+    def _ensemble_can(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if info.data.get("triton") == "ensemble" and value != cls.model_fields[name].default:
+            mend = f"remove `{name}`: TensorRT-LLM's own backend has nothing of the kind"
             raise problem("is not for `triton: ensemble`", mend)
         return value
 

@@ -18,8 +18,6 @@ import triton_python_backend_utils as pb_utils
 STEP = 0.01
 BREAKS = 66
 """A temperature at which the engine breaks after a token."""
-DEAF = 77
-"""One of a request whose first two stops find the queue full."""
 SCALARS = ("request_output_len", "end_id", "streaming", "exclude_input_in_output", "runtime_top_k", "temperature")
 
 
@@ -29,23 +27,16 @@ class TritonPythonModel:
             name: one["string_value"] for name, one in json.loads(args["model_config"])["parameters"].items()
         }
         self.stopped = set()
-        self.deaf = {}
         self.note(event="loaded", path=self.parameters["gpt_model_path"])
 
     def execute(self, requests):
         for request in requests:
             sender, identity = request.get_response_sender(), request.request_id()
             asked = {name: self.read(request, name) for name in SCALARS}
-            if self.read(request, "stop") and self.deaf.get(identity):
-                self.deaf[identity] -= 1
-                full = pb_utils.InferenceResponse(error=pb_utils.TritonError("Exceeds maximum queue size"))
-                sender.send(full, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                continue
             if self.read(request, "stop"):
                 self.stopped.add(identity)
                 sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 continue
-            self.deaf[identity] = 2 * (asked["temperature"] == DEAF)
             ids, stops = self.row(request, "input_ids"), _split(*self.row(request, "stop_words_list"))
             bads = _split(*self.row(request, "bad_words_list"))
             self.note(event="asked", ids=ids, stops=stops, bads=bads, **asked)

@@ -54,9 +54,10 @@ def ensemble_package(folder: Path, *, stand_in: bool = True, **fields: Any) -> P
         path.name: {"sha256": sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
         for path in weights.iterdir()
     }
+    build["limits"]["max_batch_size"] = fields.setdefault("max_concurrency", 4)
     (weights / FILE).write_text(json.dumps(build))
     options = {"gpu_memory": 0.9, "prefix_caching": True} | fields.pop("options", {})
-    serving = {"server": "triton", "triton": "ensemble", "max_concurrency": 16, "max_queue": 8} | fields
+    serving = {"server": "triton", "triton": "ensemble", "max_queue": 8} | fields
     make_package(folder, engine="tensorrt_llm_engine", options=options, weights=weights, **serving)
     manifest = read_manifest(folder)
     assert manifest.weights is not None

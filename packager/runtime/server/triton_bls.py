@@ -2,15 +2,17 @@
 
 The ensemble decodes each piece of a stream alone, which loses the spaces of some tokenizers and breaks characters of
 several tokens. Here one decoder follows the stream; it also ends at stop words that are tokenized otherwise than alone.
+
+One request at a time, in one thread, and as many processes as requests run at once: that is how NVIDIA's does it, too. With
+several threads that ask models, Triton's Python backend (2.51) comes to a stand: a response that arrives takes the locks of
+its iterators in another order than a thread that has the interpreter's.
 """
 
 import json
 import logging
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -18,12 +20,11 @@ import numpy as np
 
 from ...environ import LOG_LEVEL
 from ...errors import PackagerError, RequestError
-from ...manifest import ServingManifest, read_manifest
 from ..engines.converted import read_tokenizer
 from ..engines.decode import Detokenizer
 from ..logs import event, log_to_stderr
 from ..stops import StopText
-from .triton_backend import LOOK_SECONDS, said
+from .triton_backend import said
 from .triton_tokens import decoded, invalid, read_parameters, refuse_parameters
 
 _TO_PREPROCESSING: Mapping[str, str] = {
@@ -67,13 +68,11 @@ _REFUSED = (
 )
 _OURS = frozenset({*_TO_PREPROCESSING, "exclude_input_in_output"})
 _MEND = "put tokenizer.json of the source model into the folder"
-_STOPS = 100
-"""How often the engine is asked to end a request, before that is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One request's inputs by name, copied, and what of them is read here."""
+    """One request's inputs by name, and what of them is read here."""
 
     inputs: Mapping[str, Any]
     stops: tuple[str, ...]
@@ -82,63 +81,16 @@ class _Asked:
     """What stands before the text."""
 
 
-class _Reply:
-    """One request's way back to Triton, which forgets the request with its last response: nothing is asked or sent then."""
-
-    def __init__(self, sender: Any) -> None:
-        self.id = uuid4().hex
-        self.left = False
-        self._sender = sender
-        self._lock = threading.Lock()
-        self._closed = False
-        self._begun = self._last = monotonic()
-        self._answered = False
-
-    def send(self, response: Any) -> None:
-        with self._lock:
-            if not self._closed:
-                self._answered, self._last = True, monotonic()
-                self._sender.send(response)
-
-    def end(self, flags: int, *response: Any) -> None:
-        """The last response, or none."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._sender.send(*response, flags=flags)
-
-    def has_left(self) -> bool:
-        """Whether its client has left since this was asked last."""
-        with self._lock:
-            left = not self._closed and not self.left and bool(self._sender.is_cancelled())
-            self.left |= left
-        return left
-
-    def overdue(self, serving: ServingManifest) -> str:
-        """Which time limit it has passed, in words; empty when none."""
-        now, pause = monotonic(), serving.token_gap_seconds if self._answered else serving.first_token_seconds
-        if serving.total_seconds and now - self._begun > serving.total_seconds:
-            return f"the answer took longer than {serving.total_seconds} s"
-        if pause and now - self._last > pause:
-            return f"the engine gave no {'further ' * self._answered}token for {pause} s"
-        return ""
-
-
 class Bls:
     """What Triton's Python backend drives. `backend` is Triton's module, which only its process can import."""
 
-    def __init__(self, package: Path, backend: Any) -> None:
-        self._package = package
+    def __init__(self, _package: Path, backend: Any) -> None:
         self._backend = backend
         self._inputs: tuple[str, ...]
         self._results: tuple[str, ...]
         self._engine = ""
         self._whole = False
         self._detokenizer: Detokenizer
-        self._serving: ServingManifest
-        self._open: set[_Reply] = set()
-        self._ended = threading.Event()
-        self._watch: threading.Thread
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the tokenizer. Raises Triton's own exception with the reason."""
@@ -149,56 +101,21 @@ class Bls:
         self._whole = values["accumulate_tokens"] == "true"
         log_to_stderr(LOG_LEVEL.get() or "info")
         try:
-            self._serving = read_manifest(self._package).serving
             tokenizer = read_tokenizer(Path(values["tokenizer_dir"]) / "tokenizer.json", _MEND)
         except PackagerError as error:
             raise self._backend.TritonModelException(said(error)) from error
         self._detokenizer = Detokenizer(tokenizer)
-        self._watch = threading.Thread(target=self._look, daemon=True, name="packager-watch")
-        self._watch.start()
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Begin to answer; each answer comes from a thread of its own, which waits for the engine most of the time."""
-        most = self._serving.max_concurrency + self._serving.max_queue
+        """Answer each request; Triton gives one at a time."""
         for request in requests:
-            reply = _Reply(request.get_response_sender())
-            try:
-                asked = self._read(request)
-            except RequestError as error:
-                self._fail(reply, invalid(self._backend, error))
-                continue
-            if len(self._open) < most:
-                self._open.add(reply)
-                threading.Thread(target=self._answer, args=(asked, reply), daemon=True).start()
-            else:
-                what = f"{most} requests run and wait: no more are taken now"
-                self._fail(reply, self._backend.TritonError(what, self._backend.TritonError.UNAVAILABLE))
-
-    def finalize(self) -> None:
-        """Nothing runs any more: Triton has waited for it."""
-        self._ended.set()
-        self._watch.join()
-
-    def _look(self) -> None:
-        """Have the engine end the requests whose clients have left, of which Triton tells nobody, and those that take too long.
-
-        An error that the engine answers after a first response does not arrive here (seen with Triton 2.51): without a
-        limit such a request would be open for ever.
-        """
-        while not self._ended.wait(LOOK_SECONDS):
-            for reply in list(self._open):
-                if reply.has_left():
-                    self._stop(reply)
-                elif what := reply.overdue(self._serving):
-                    self._fail(reply, self._backend.TritonError(what))
-                    self._open.discard(reply)
-                    self._stop(reply)
+            self._answer(request, request.get_response_sender())
 
     def _read(self, request: Any) -> _Asked:
-        """What Triton's request holds. Its memory is Triton's again when `execute` has ended."""
+        """What Triton's request holds. Raises RequestError."""
         refuse_parameters(request.parameters(), request.request_id())
         found = {name: self._backend.get_input_tensor_by_name(request, name) for name in self._inputs}
-        given = {name: tensor.as_numpy().copy() for name, tensor in found.items() if tensor is not None}
+        given = {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
         for name in (name for name in _REFUSED if name in given):
             raise RequestError(f"{name} is not supported by this model server", where=name)
         if len(given["text_input"]) != 1:
@@ -216,24 +133,25 @@ class Bls:
         )
         return _Asked(given, tuple(filter(None, stops)), stream, prompt if repeats else "")
 
-    def _answer(self, asked: _Asked, reply: _Reply) -> None:
+    def _answer(self, request: Any, sender: Any) -> None:
         try:
-            for response in self._responses(asked, reply):
-                reply.send(response)
-            reply.end(self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            for response in self._responses(self._read(request), sender):
+                sender.send(response)
+            sender.send(flags=self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except RequestError as error:
+            self._fail(sender, invalid(self._backend, error))
         except self._backend.TritonModelException as error:
-            self._fail(reply, self._backend.TritonError(str(error)))
+            self._fail(sender, self._backend.TritonError(str(error)))
         except Exception as error:
-            self._fail(reply, self._backend.TritonError(f"{type(error).__name__} in the model's server"))
+            self._fail(sender, self._backend.TritonError(f"{type(error).__name__} in the model's server"))
             raise
-        finally:
-            self._open.discard(reply)
 
-    def _responses(self, asked: _Asked, reply: _Reply) -> Iterator[Any]:
+    def _responses(self, asked: _Asked, sender: Any) -> Iterator[Any]:
         """The answer, response by response. Raises what another model answered."""
-        text, stop, met, whole = self._detokenizer.stream(), StopText(asked.stops), False, ""
-        for response in self._generate(asked, reply.id):
-            if met or reply.left:
+        text, stop, whole = self._detokenizer.stream(), StopText(asked.stops), ""
+        identity, left, met = uuid4().hex, False, False
+        for response in self._generate(asked, identity):
+            if left or met:
                 continue  # it was on the way when the engine was told to stop
             results, rows = self._read_tokens(response)
             if not asked.stream:
@@ -242,9 +160,10 @@ class Bls:
             piece, met = stop.feed("".join(map(text.feed, rows[0])))
             whole += piece
             yield self._response([whole if self._whole else piece], results)
-            if met:
-                self._stop(reply)
-        if reply.left:
+            left = bool(sender.is_cancelled())
+            if left or met:
+                self._stop(identity)
+        if left:
             raise self._backend.TritonModelException("the request was cancelled")
         if asked.stream and not met and (rest := stop.feed(text.rest())[0] + stop.rest()):
             yield self._response([whole + rest if self._whole else rest], [])
@@ -279,29 +198,18 @@ class Bls:
             if response.output_tensors():
                 yield response
 
-    def _stop(self, reply: _Reply) -> None:
-        """Have the engine end the request, without waiting for it."""
-        threading.Thread(target=self._send_stop, args=(reply,), daemon=True).start()
-
-    def _send_stop(self, reply: _Reply) -> None:
-        """As NVIDIA's BLS does: in some releases a request of a model's own cannot be cancelled otherwise.
-
-        The engine's queue may be full just then, so it is sent again.
-        """
+    def _stop(self, identity: str) -> None:
+        """Have the engine end the request, as NVIDIA's BLS does: in some releases it cannot be cancelled from here."""
         values = {
             "input_ids": np.zeros((1, 1), np.int32),
             "input_lengths": np.zeros((1, 1), np.int32),
             "request_output_len": np.zeros((1, 1), np.int32),
             "stop": np.array([[True]]),
         }
-        reason = ""
-        for _ in range(_STOPS):
-            inputs = [self._backend.Tensor(name, value) for name, value in values.items()]
-            answers = list(self._ask(self._engine, reply.id, inputs, ["output_ids"]).exec(decoupled=True))
-            reason = next((one.error().message() for one in answers if one.has_error()), "")
-            if not reason or self._ended.wait(LOOK_SECONDS):
-                return
-        event("not stopped", logging.WARNING, reason=reason)
+        inputs = [self._backend.Tensor(name, value) for name, value in values.items()]
+        for response in self._ask(self._engine, identity, inputs, ["output_ids"]).exec(decoupled=True):
+            if response.has_error():
+                event("not stopped", logging.WARNING, reason=response.error().message())
 
     def _ask(self, model: str, identity: str, inputs: list[Any], outputs: list[str]) -> Any:
         return self._backend.InferenceRequest(
@@ -323,8 +231,9 @@ class Bls:
         text = self._backend.Tensor("text_output", np.array([[one.encode() for one in texts]], np.object_))
         return self._backend.InferenceResponse(output_tensors=[text, *results])
 
-    def _fail(self, reply: _Reply, error: Any) -> None:
-        reply.end(self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL, self._backend.InferenceResponse(error=error))
+    def _fail(self, sender: Any, error: Any) -> None:
+        response = self._backend.InferenceResponse(error=error)
+        sender.send(response, flags=self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _flag(given: Mapping[str, Any], name: str) -> bool:

@@ -159,7 +159,9 @@ class TestEnsemble:
             "ensemble": "ensemble",
         }
         assert all(config.name == name for name, config in found.items())
-        assert {config.max_batch_size for config in found.values()} == {16}
+        sizes = {name: config.max_batch_size for name, config in found.items()}
+        assert sizes == dict.fromkeys(found, 16) | {"tensorrt_llm_bls": 1}
+        assert [one.count for one in found["tensorrt_llm_bls"].instance_group] == [16]
         decoupled = {name for name, config in found.items() if config.model_transaction_policy.decoupled}
         assert decoupled == {"tensorrt_llm", "tensorrt_llm_bls"}
 
@@ -170,6 +172,7 @@ class TestEnsemble:
         assert said["enable_kv_cache_reuse"] == "false"
         assert (said["max_beam_width"], said["gpt_model_type"]) == ("1", "inflight_fused_batching")
         assert said["executor_worker_path"] == "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
+        assert found["tensorrt_llm_bls"].dynamic_batching.default_queue_policy.max_queue_size == 16 + 64
         for name in ("tensorrt_llm", "preprocessing"):
             assert found[name].dynamic_batching.default_queue_policy.max_queue_size == 16 + 64
             assert list(found[name].dynamic_batching.preferred_batch_size) == [16]
@@ -179,7 +182,8 @@ class TestEnsemble:
         build["limits"] |= {"max_batch_size": 3, "max_beam_width": 4}
         fields = COMPILED | {"serving": COMPILED["serving"] | {"max_concurrency": 3}}
         found = configs(*locked(fields, build))
-        assert {config.max_batch_size for config in found.values()} == {3}
+        assert {config.max_batch_size for name, config in found.items() if name != "tensorrt_llm_bls"} == {3}
+        assert found["tensorrt_llm_bls"].instance_group[0].count == 3
         assert found["tensorrt_llm"].parameters["max_beam_width"].string_value == "4"
 
     def test_names_types_and_wiring_are_nvidias(self, found):
