@@ -73,6 +73,7 @@ AWS_ENDPOINT_URL_S3 = Variable(
 )
 AWS_PROFILE = Variable("AWS_PROFILE", "Profile of Amazon's config files whose credentials and region `s3://` uses.")
 AWS_SECRET_ACCESS_KEY = Variable("AWS_SECRET_ACCESS_KEY", "The secret that goes with `AWS_ACCESS_KEY_ID`.")
+AWS_SESSION_TOKEN = Variable("AWS_SESSION_TOKEN", "The token that goes with both where they are lent for a while.")
 CUDA_DEVICE_ORDER = Variable(
     "CUDA_DEVICE_ORDER", "`PCI_BUS_ID` makes CUDA number GPUs as `nvidia-smi` does; read where they differ."
 )
@@ -135,6 +136,7 @@ ALL: tuple[Variable, ...] = (
     AWS_ENDPOINT_URL_S3,
     AWS_PROFILE,
     AWS_SECRET_ACCESS_KEY,
+    AWS_SESSION_TOKEN,
     CACHE,
     CUDA_DEVICE_ORDER,
     CUDA_VERSION,

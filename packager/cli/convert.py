@@ -1,5 +1,6 @@
 """`packager convert`: the weights of a spec out of the model that it names."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from .console import Console
 from .progress import Progress, size
 
 if TYPE_CHECKING:
+    from ..convert.describe import Told
     from ..convert.plan import ConvertPlan
     from ..convert.source import Found
     from ..lock.tools import Tools
@@ -58,18 +60,19 @@ def command(console: Console, /, spec: str, *, output: Path, dry_run: bool, **op
     from .tools import make_tools
     from .watching import Shown
 
-    file = load_spec(find(spec))
+    file, told = load_spec(find(spec)), Told(options["memory"], options["image"])
+    output = Path(os.path.abspath(output))  # noqa: PTH100  # without .., and links stay as they are
     with Progress.start(quiet=console.quiet) as progress:
         tools = make_tools(progress)
         found = _look(file, tools, beside=dry_run)
-        plan = make_plan(file, *found, output.absolute(), upload=options["upload"])
+        plan = make_plan(file, *found, output, upload=options["upload"])
         target = _target(plan, file, tools)
         if not dry_run:
-            convert(plan, file, Told(options["memory"], options["image"]), tools, Shown(progress, plan.name))
+            convert(plan, file, told, tools, Shown(progress, plan.name))
             if target is not None:
                 _upload(plan, target, tools)
     if dry_run:
-        _show(console, plan, file, tools)
+        _show(console, plan, file, told, tools)
         return
     console.result("weights:")
     console.result(f"  source: {target.uri if target else f'file://{plan.output}'}")
@@ -121,9 +124,11 @@ def _upload(plan: "ConvertPlan", target: "Destination", tools: "Tools") -> None:
     run_plan(plan_upload(plan.output, target, tools.store, tools.on_bytes), target, tools.store, tools.on_bytes)
 
 
-def _show(console: Console, plan: "ConvertPlan", file: "SpecFile", tools: "Tools") -> None:
+def _show(console: Console, plan: "ConvertPlan", file: "SpecFile", told: "Told", tools: "Tools") -> None:
     """Every step, with the arguments of its calls."""
     from ..convert.docker import docker_command
+    from ..environ import WEIGHTS_MIRRORS
+    from ..weights.mirrors import parse_mirrors
 
     say, build, needs = console.result, plan.build, plan.needs
     say(f"{plan.name}: TensorRT-LLM {plan.version} on {plan.gpus} {plan.gpu} (compute capability {plan.capability})")
@@ -143,7 +148,8 @@ def _show(console: Console, plan: "ConvertPlan", file: "SpecFile", tools: "Tools
     memory = f"{size(needs.host)} of memory, {size(needs.gpu)} of {'each' if plan.gpus > 1 else 'the'} GPU"
     if plan.model.listed:
         say(f"needs     about {memory}, {size(needs.disk)} of disk beside the store ({size(plan.model.size)})")
-    say(f"run       {shlex.join(docker_command(plan, file, tools.store.root))}")
+    mirrors = parse_mirrors(WEIGHTS_MIRRORS.get())
+    say(f"run       {shlex.join(docker_command(plan, file, tools.store.root, told, mirrors))}")
 
 
 def _found(found: "Found") -> str:

@@ -1,31 +1,44 @@
 """The command that runs a conversion in the vendor's image. Pure."""
 
+import posixpath
 import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from .. import environ
 from ..spec.load import SpecFile
+from ..weights.mirrors import mirrored
+from .describe import Told
 from .plan import ConvertPlan, conversion_of
 
 _OWN = "/packager"
 """An environment above the image's: what packager needs must not replace what TensorRT-LLM needs (huggingface_hub)."""
-_HUB = (environ.HF_ENDPOINT, environ.HF_TOKEN)
+_SETTINGS = (environ.WEIGHTS_MIRRORS, environ.HF_ENDPOINT, environ.HF_TOKEN)
 _S3 = (
     environ.AWS_ACCESS_KEY_ID,
     environ.AWS_SECRET_ACCESS_KEY,
+    environ.AWS_SESSION_TOKEN,
     environ.AWS_DEFAULT_REGION,
     environ.AWS_ENDPOINT_URL_S3,
 )
+"""Not a profile: it stands in files of this machine."""
 
 
-def docker_command(plan: ConvertPlan, file: SpecFile, store: Path) -> list[str]:
+def docker_command(plan: ConvertPlan, file: SpecFile, store: Path, told: Told, mirrors: Mapping[str, str]) -> list[str]:
     """`docker run ...` as arguments: folders lie inside where they lie outside, so that every path means the same.
 
-    Settings are handed on by name: Docker leaves out those that are not set.
+    Settings are handed on by name: Docker leaves out those that are not set. `told` is for engine.json, and its image, if
+    it names one, the one to run; `mirrors` are those that the settings name.
     """
     asked = conversion_of(file)
-    sources = [asked.source, *([asked.merge.source] if asked.merge else [])]
-    local = [file.folder / one.removeprefix("file://") for one in sources if one.startswith("file://")]
+    named = [asked.source, *([asked.merge.source] if asked.merge else [])]
+    sources = [mirrored(one, "", mirrors)[0] for one in named]
+    local = [
+        Path(posixpath.normpath(file.folder / one.removeprefix("file://")))
+        for one in sources
+        if one.startswith("file://")
+    ]
     texts = plan.build.calibration.dataset if plan.build.calibration else ""
     local += [Path(texts)] if texts.startswith("/") else []
     in_store = any(one.startswith("s3://") for one in (*sources, plan.upload or ""))
@@ -33,16 +46,18 @@ def docker_command(plan: ConvertPlan, file: SpecFile, store: Path) -> list[str]:
     folders = [part for folder, how in mounts.items() for part in ("-v", f"{folder}:{folder}{how}")]
     shared = ["--ipc", "host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
     settings = ["-e", f"{environ.CACHE.name}={store.absolute()}"]
-    settings += [part for one in (*_HUB, *(_S3 if in_store else ())) for part in ("-e", one.name)]
+    settings += [part for one in (*_SETTINGS, *(_S3 if in_store else ())) for part in ("-e", one.name)]
+    extras, image = f"nvml{',s3' if in_store else ''}", told.image or plan.image
     script = " && ".join((
         f"python3 -m venv --system-site-packages --without-pip {_OWN}",
-        f'python3 -m pip --python {_OWN}/bin/python install --quiet "llm-packager[nvml{",s3" if in_store else ""}]"',
-        shlex.join(_inner(plan, file)),
+        f'python3 -m pip --python {_OWN}/bin/python install --quiet "llm-packager[{extras}]=={version("llm-packager")}"',
+        shlex.join(_inner(plan, file, image, told.memory_mib)),
     ))  # fmt: skip
     gpus = ["--gpus", str(plan.gpus)]
-    return ["docker", "run", "--rm", *gpus, *shared, *settings, *folders, plan.image, "bash", "-c", script]
+    return ["docker", "run", "--rm", *gpus, *shared, *settings, *folders, image, "bash", "-c", script]
 
 
-def _inner(plan: ConvertPlan, file: SpecFile) -> list[str]:
-    command = [f"{_OWN}/bin/packager", "convert", str(file.path), "--output", str(plan.output), "--image", plan.image]
+def _inner(plan: ConvertPlan, file: SpecFile, image: str, memory_mib: int | None) -> list[str]:
+    command = [f"{_OWN}/bin/packager", "convert", str(file.path), "--output", str(plan.output), "--image", image]
+    command += [] if memory_mib is None else ["--gpu-memory", str(memory_mib)]
     return [*command, *(["--upload"] if plan.upload else [])]

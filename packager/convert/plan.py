@@ -4,6 +4,7 @@ A compiled engine's steps: fetch the model (and an adapter), merge, build (quant
 does in its constructor), save, describe, upload.
 """
 
+import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -191,7 +192,7 @@ def _places(file: SpecFile, asked: ConversionSpec, output: Path) -> Iterator[Pro
     """Folders of this machine that would be read and written."""
     for keys, source in ((("source",), asked.source), (("merge", "source"), asked.merge and asked.merge.source)):
         if source and source.startswith("file://"):
-            folder = file.folder / source.removeprefix("file://")
+            folder = Path(posixpath.normpath(file.folder / source.removeprefix("file://")))
             if folder == output or output in folder.parents or folder in output.parents:
                 what = f"{source} is the output folder, or one of them lies in the other"
                 yield Problem(what, file.where("conversion", *keys), "choose another folder with --output")

@@ -230,6 +230,9 @@ def test_a_dry_run_needs_no_gpu_and_shows_every_call(machine, tmp_path):
         f"needs     about {2 * size} B of memory, {size} B of the GPU, {size + 3 * int(size * 0.4)} B of disk beside the store ({size} B)",
     ]
     assert machine.left() == []
+    argv = ("convert", ".", "--output", "nowhere/../engine", "--dry-run", "--gpu-memory", "39000", "--image", "other:1")
+    *_, run_so = machine.run(*argv, gpus=None, software={}).stdout.splitlines()
+    assert run_so.endswith(f" --output {tmp_path}/engine --image other:1 --gpu-memory 39000'")
     docker = shlex.split(run.removeprefix("run       "))
     assert docker[:4] == ["docker", "run", "--rm", "--gpus"]
     assert f"{tmp_path}:{tmp_path}" in docker

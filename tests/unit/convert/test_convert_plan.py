@@ -227,7 +227,7 @@ def test_what_it_needs_grows_with_what_it_does(asked):
 
 def test_folders_do_not_lie_in_each_other(asked, tmp_path):
     text = (asked.spec().path).read_text()
-    for place in (".", "out", "out/model"):
+    for place in (".", "out", "out/model", f"../x/../{tmp_path.name}/out", "model/../out"):
         asked.spec().path.write_text(text.replace(MODEL, f"file://{place}"))
         file = load_spec(tmp_path)
         found = Found(f"file://{tmp_path / place}", "", (SourceFile("tokenizer.json", 1),), FACTS, "")
