@@ -183,6 +183,12 @@ class RangeError(TransferError):
     code = "range"
 
 
+class OfflineError(LoadError):
+    """The network is not to be asked, by `PACKAGER_OFFLINE` and the like, and what is wanted is not here."""
+
+    code = "offline"
+
+
 class MismatchError(LoadError):
     """A compiled engine was built for another GPU or other software than stands here. Nothing was downloaded."""
 

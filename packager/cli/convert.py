@@ -82,7 +82,7 @@ def _look(file: "SpecFile", tools: "Tools", *, beside: bool) -> "tuple[Found, Fo
     """Model and adapter at their sources; with `beside` a config.json beside the spec stands in where these are out of reach."""
     from ..convert.plan import conversion_of
     from ..convert.source import look_at_adapter, look_at_model, look_beside
-    from ..errors import LoadError
+    from ..errors import OfflineError, TransferError
     from ..lock.check import check
 
     asked = conversion_of(file)
@@ -90,7 +90,7 @@ def _look(file: "SpecFile", tools: "Tools", *, beside: bool) -> "tuple[Found, Fo
     tools.stage(f"look at {asked.source}")
     try:
         return look_at_model(file, asked, tools), look_at_adapter(file, asked, tools)
-    except LoadError as error:
+    except (OfflineError, TransferError) as error:  # not one that says no
         found = look_beside(file, asked) if beside else None
         if found is None:
             raise

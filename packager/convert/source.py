@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import LoadError, Problem, SpecError
+from ..errors import OfflineError, Problem, SpecError
 from ..lock.model import ModelFacts, facts_of_config
 from ..lock.origin import Origin, at
 from ..lock.tools import Tools
@@ -60,7 +60,7 @@ def look_at_model(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found:
         problems += _own_code(source, chosen, asked, where)
         if problems:
             raise SpecError.collect(problems)
-        return Found(_address(source, asked.source), source.revision, chosen, _facts(source, chosen, where), where)
+        return Found(_address(source, asked.source), source.revision, chosen, _facts(source, chosen), where)
 
 
 def look_at_adapter(file: SpecFile, asked: ConversionSpec, tools: Tools) -> Found | None:
@@ -87,7 +87,7 @@ def look_beside(file: SpecFile, asked: ConversionSpec) -> tuple[Found, Found | N
     config = FileSource(beside)
     if problems := [*_own_code(config, config.inventory(), asked, where)]:
         raise SpecError.collect(problems)
-    model = Found(asked.source, asked.revision or "", (), _facts(config, config.inventory(), where), where)
+    model = Found(asked.source, asked.revision or "", (), _facts(config, config.inventory()), where)
     if asked.merge is None:
         return model, None
     place = file.where("conversion", "merge", "source")
@@ -121,7 +121,7 @@ def _open(address: str, revision: str | None, file: SpecFile, tools: Tools) -> S
     source = open_locked(address, revision or "", folder=file.folder)
     if tools.offline and not isinstance(source, FileSource):  # a mirror on a disk is no network
         mend = "run it where the network is, or say where a copy lies: PACKAGER_WEIGHTS_MIRRORS"
-        raise LoadError("offline, and what is converted is elsewhere", mend=mend)
+        raise OfflineError("offline, and what is converted is elsewhere", mend=mend)
     return source
 
 
@@ -164,11 +164,8 @@ def _own_code(source: Source, chosen: Sequence[SourceFile], asked: ConversionSpe
                 yield replace(problem, mend=problem.mend.replace("weights.trusted_code", "conversion.trusted_code"))
 
 
-def _facts(source: Source, chosen: Sequence[SourceFile], where: str) -> ModelFacts:
+def _facts(source: Source, chosen: Sequence[SourceFile]) -> ModelFacts:
     named = {one.path: one for one in chosen}
-    try:
-        config = json.loads(read_file(source, named[CONFIG]))
-    except ValueError as error:
-        raise SpecError(f"{CONFIG} is not JSON: {error}", where=where, mend="restore the file") from error
+    config = json.loads(read_file(source, named[CONFIG]))  # which `_own_code` has read as JSON
     facts = facts_of_config(config) if isinstance(config, dict) else ModelFacts()
     return replace(facts, quantization="modelopt") if _MODELOPT in named and not facts.quantization else facts

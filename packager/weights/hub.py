@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from ..environ import HF_ENDPOINT, HF_HOME, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_TOKEN, HF_TOKEN_PATH, XDG_CACHE_HOME
-from ..errors import LoadError, TransferError
+from ..errors import LoadError, OfflineError, TransferError
 from .http import HttpReader, Place
 from .http_answer import refused
 from .source import Reader, SourceFile
@@ -72,7 +72,7 @@ class HubSource:
         except errors.HfHubHTTPError as error:
             raise self._refusal(error.response.status_code, error.response.headers, self.uri) from error
         except errors.OfflineModeIsEnabled as error:
-            raise LoadError("HF_HUB_OFFLINE forbids to ask the hub", where=self.uri, mend="unset it") from error
+            raise OfflineError("HF_HUB_OFFLINE forbids to ask the hub", where=self.uri, mend="unset it") from error
         except httpx.HTTPError as error:
             what = f"the hub at {endpoint} cannot be reached: {error or type(error).__name__}"
             mend = "try again; HF_ENDPOINT names another hub, PACKAGER_OFFLINE=1 asks none"

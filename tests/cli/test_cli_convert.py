@@ -19,6 +19,7 @@ from fakes.cli import ROOT, environment, packager
 from fakes.compiled import SOFTWARE, install
 from fakes.hub import Hub
 from fakes.nvml import A10G, A100, FakeGpu, write_nvml
+from fakes.web import Status
 
 from packager.command import run_command
 from packager.digest import hash_file
@@ -242,7 +243,12 @@ def test_a_dry_run_needs_no_gpu_and_shows_every_call(machine, tmp_path):
     )
 
 
-def test_a_dry_run_out_of_reach_of_the_model_plans_from_a_config_beside_the_spec(machine, tmp_path):
+@pytest.mark.parametrize("why", ["offline", "the hub asks for less"])
+def test_a_dry_run_out_of_reach_of_the_model_plans_from_a_config_beside_the_spec(machine, tmp_path, monkeypatch, why):
+    if why == "offline":
+        monkeypatch.setenv("PACKAGER_OFFLINE", "1")
+    else:
+        machine.hub.faults = lambda _: Status(429, headers={"Retry-After": "0"})
     machine.spec(source="hf://ada/nowhere", conversion="  merge: {source: hf://ada/lora}\n  max_seq_len: 200")
     lacking = machine.convert("--dry-run", gpus=None, software={})
     assert lacking.returncode == 1
@@ -262,10 +268,21 @@ def test_a_dry_run_out_of_reach_of_the_model_plans_from_a_config_beside_the_spec
     assert machine.left() == ["config.json"]
 
 
-def test_a_config_beside_the_spec_that_names_code_is_refused_as_the_model_would_be(machine, tmp_path):
+@pytest.mark.parametrize("source", ["hf://ada/nowhere", "hf://ada/gated", "file://nowhere"])
+def test_a_model_that_is_in_reach_and_not_to_be_had_is_an_error_of_a_dry_run_too(machine, tmp_path, source):
+    machine.hub.add_repo("ada/gated", model(), gated=True, token="another")
+    machine.spec(source=source)
+    shutil.copy(tmp_path / "model/config.json", tmp_path)
+    done = machine.convert("--dry-run", gpus=None, software={})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "packager.yaml:6:11: " in done.stderr
+
+
+def test_a_config_beside_the_spec_that_names_code_is_refused_as_the_model_would_be(machine, tmp_path, monkeypatch):
     config = json.loads((tmp_path / "model/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling.Own"}}))
     machine.spec(source="hf://ada/nowhere")
+    monkeypatch.setenv("PACKAGER_OFFLINE", "1")
     done = machine.convert("--dry-run", gpus=None, software={})
     assert done.returncode == 1
     assert "conversion.trusted_code" in done.stderr

@@ -12,7 +12,7 @@ from fakes.hub import Hub
 from packager.command import run_command
 from packager.convert.plan import conversion_of
 from packager.convert.source import Found, lock_found, look_at_adapter, look_at_model
-from packager.errors import LoadError, SpecError
+from packager.errors import LoadError, OfflineError, SpecError
 from packager.lock.tools import Tools
 from packager.spec.load import load_spec
 from packager.store import Store
@@ -145,8 +145,9 @@ def test_pickles_alone(place):
 def test_what_is_no_model(place):
     what = "there is no model of transformers here: config.json is missing"
     assert place.refused({"model.gguf": b"GGUF"}) == [(what, "name the folder that has it")]
-    ((said, _),) = place.refused({**MODEL, "config.json": b"{"})
-    assert said.startswith("config.json is not JSON: ")
+    for damaged in (b"{", b'{"a":' * 100_000):
+        ((said, _),) = place.refused({**MODEL, "config.json": damaged})
+        assert said.startswith("config.json is not JSON: ")
 
 
 def test_what_modelopt_quantized(place):
@@ -163,7 +164,7 @@ def test_a_place_that_is_not_there(place):
 def test_offline_nobody_is_asked(place, monkeypatch):
     file = place.spec()
     asked, tools = conversion_of(file), replace(place.tools, offline=True)
-    with pytest.raises(LoadError, match="offline, and what is converted is elsewhere"):
+    with pytest.raises(OfflineError, match="offline, and what is converted is elsewhere"):
         look_at_model(file, asked, tools)
     assert place.hub.requests == []
     (place.folder / "model").mkdir()
