@@ -77,7 +77,7 @@ def machine_of_the_engine(folder: Path, *gpus: nvml.FakeGpu) -> dict[str, str]:
     folder.mkdir()
     nvml.write_nvml(folder, gpus or (nvml.A100,), cuda=13010)
     compiled.install(folder)
-    return {"PYTHONPATH": str(folder), "CUDA_VERSION": "13.1.0"}
+    return {"PYTHONPATH": str(folder), "CUDA_VERSION": "13.1.0", "TMPDIR": str(folder)}
 
 
 def _write(files: Mapping[str, bytes], folder: Path) -> None:
@@ -146,9 +146,7 @@ class TritonServer:
         environ["PYTHONPATH"] = f"{package / 'packages'}:{environ.get('PYTHONPATH', '')}".rstrip(":")
         self.process = subprocess.Popen(
             [*command, *ports, f"--backend-directory={folder / 'backends'}", *options],
-            env=_environ(folder, environment)
-            | {"HOME": str(home), "TMPDIR": str(home), "PACKAGER_CACHE": str(home / "cache")}
-            | environ,
+            env=_environ(folder, environment) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
