@@ -80,7 +80,7 @@ def know(file: SpecFile, tools: Tools) -> Known:
 
 def _limits(locked: WeightsLock | None) -> Limits | None:
     built = locked.compiled["limits"] if locked and locked.compiled else None
-    return Limits(built["max_seq_len"], built["max_num_tokens"]) if built else None
+    return Limits(built["max_seq_len"], built["max_num_tokens"], built["max_batch_size"]) if built else None
 
 
 def _nothing(file: SpecFile) -> SpecError:

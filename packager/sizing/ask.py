@@ -53,6 +53,7 @@ def demand_of(
         what = f"what `kv_cache: {kv_cache}` takes is not known"
         raise SpecError(what, where=file.where("engine", "kv_cache"), mend="plan with another format")
     slots = spec.serving.max_concurrency
+    _check_requests(file, asked, limits)
     return Demand(
         engine=kind,
         shape=shape,
@@ -83,6 +84,21 @@ def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str, limits
         what = f"a request of {context} tokens is longer than {why}, which is {most}"
         raise SpecError(what, where=at, mend=f"write {most} or less")
     return int(context)
+
+
+def _check_requests(file: SpecFile, asked: Asked, limits: Limits | None) -> None:
+    """Raise SpecError for more requests at once than an engine was compiled for, or will be (convert/plan.py)."""
+    made, slots = file.spec.conversion, file.spec.serving.max_concurrency
+    if limits is None and made is None:
+        return
+    most = limits.requests if limits else (made and made.max_batch_size) or slots
+    wanted = asked.requests or slots
+    if wanted > most:
+        at, write = "--concurrency", f"{most}"
+        if not asked.requests:
+            at, write = file.where("serving", "max_concurrency"), f"`max_concurrency: {most}`"
+        what = f"{wanted} requests at once are more than what is compiled in, which is {most}"
+        raise SpecError(what, where=at, mend=f"write {write} or less")
 
 
 def _piece(spec: ModelSpec, limits: Limits | None) -> int:

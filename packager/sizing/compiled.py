@@ -19,10 +19,11 @@ _SAME = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What was compiled in: tokens of a request, and tokens of prompts that are computed at once."""
+    """What was compiled in: tokens of a request, tokens of prompts that are computed at once, and requests that are."""
 
     context: int
     piece: int
+    requests: int
 
 
 def config_of_engine(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -45,7 +46,7 @@ def config_of_engine(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def limits_of_engine(config: Mapping[str, Any]) -> Limits | None:
     """The limits in TensorRT-LLM's config.json; None where it has none."""
     built = config.get("build_config")
-    context, piece = (
-        built.get(key) if isinstance(built, Mapping) else None for key in ("max_seq_len", "max_num_tokens")
-    )
-    return Limits(context, piece) if isinstance(context, int) and isinstance(piece, int) else None
+    keys = ("max_seq_len", "max_num_tokens", "max_batch_size")
+    said = [built.get(key) for key in keys] if isinstance(built, Mapping) else []
+    found = [one for one in said if isinstance(one, int)]
+    return Limits(*found) if len(found) == len(keys) else None

@@ -154,13 +154,17 @@ class TestCompiled:
         assert planned(capsys)["files"] is None
 
     def test_limits_and_size_of_a_locked_engine(self, project, capsys):
-        folder = project(f"hardware: {{gpu: a100-40gb}}\n{self.BASE}", engine=self.ENGINE)
+        serving = "serving: {max_concurrency: 16}"
+        folder = project(f"hardware: {{gpu: a100-40gb}}\n{serving}\n{self.BASE}", engine=self.ENGINE)
         files = (WeightsFile("config.json", 10, "0" * 64), WeightsFile("rank0.engine", 7 * 10**9, "1" * 64))
         lock = make_lock(load_spec(folder).spec, weights=WeightsLock(HUB, "", files, compiled=description()))
         (folder / "packager.lock").write_bytes(lock.to_bytes())
         found = planned(capsys)
         assert (found["files"], found["bytes"]["weights"]) == (7 * 10**9, 7 * 10**9)
         assert found["context"] == description()["limits"]["max_seq_len"]
+        assert main(["plan", "--concurrency", "400"]) == 1
+        said = capsys.readouterr().err
+        assert "error: --concurrency: 400 requests at once are more than what is compiled in, which is 16\n" in said
 
     def test_the_pytorch_engine(self, project, capsys):
         project(f"hardware: {{gpu: h100}}\n{self.BASE}", engine="{kind: tensorrt_llm}")

@@ -332,8 +332,8 @@ class TestLmdeploy:
 
 
 class TestTensorrtLlm:
-    ENGINE = "engine: {kind: tensorrt_llm_engine}\nhardware: {gpu: a100-40gb}\nquantization: "
-    TORCH = "engine: {kind: tensorrt_llm}\nhardware: {gpu: h100}\nquantization: "
+    ENGINE = "engine: {kind: tensorrt_llm_engine}\nhardware: {gpu: a100-40gb}\nserving: {max_concurrency: 16}\nquantization: "
+    TORCH = "engine: {kind: tensorrt_llm}\nhardware: {gpu: h100}\nserving: {max_concurrency: 16}\nquantization: "
     LINEAR, REST = 6979321856, 7241732096 - 6979321856
 
     @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ class TestTensorrtLlm:
     def test_limits_that_were_compiled_in(self, demand):
         """From engine.json, else what `conversion` will compile in, else TensorRT-LLM's defaults."""
         made = f"{self.ENGINE}none\nconversion: {{source: 'file://m', MORE}}"
-        limits = Limits(4096, 2048)
+        limits = Limits(4096, 2048, 16)
         asked = demand("mistral-7b-v0.2", f"{self.ENGINE}none", limits=limits)
         assert (asked.context, asked.piece) == (4096, 2048)
         asked = demand("mistral-7b-v0.2", made.replace("MORE", "max_seq_len: 8192, max_num_tokens: 1024"))
@@ -409,6 +409,28 @@ class TestTensorrtLlm:
                 demand("mistral-7b-v0.2", spec, context=4097, **more)
         small = demand("mistral-7b-v0.2", f"{self.ENGINE}none", limits=limits)
         assert measure(small).workspace < measure(asked).workspace
+
+    def test_requests_that_were_compiled_in(self, demand):
+        spec = f"{self.ENGINE}none".replace("16", "8")
+        limits = Limits(4096, 2048, 16)
+        made = f"{spec}\nconversion: {{source: 'file://m', MORE}}"
+        assert demand("mistral-7b-v0.2", spec, limits=limits, requests=16).requests == 16
+        for lines, more, most in (
+            (spec, {"limits": limits}, 16),
+            (made.replace("MORE", "max_batch_size: 12"), {}, 12),
+            (made.replace(", MORE", ""), {}, 8),
+        ):
+            with pytest.raises(SpecError) as caught:
+                demand("mistral-7b-v0.2", lines, requests=400, **more)
+            (problem,) = caught.value.problems
+            assert problem.where == "--concurrency"
+            assert problem.what == f"400 requests at once are more than what is compiled in, which is {most}"
+            assert problem.mend == f"write {most} or less"
+        with pytest.raises(SpecError) as caught:
+            demand("mistral-7b-v0.2", spec.replace("8}", "17}"), limits=limits)
+        (problem,) = caught.value.problems
+        assert problem.where.endswith("packager.yaml:5:28")
+        assert problem.mend == "write `max_concurrency: 16` or less"
 
     def test_an_engines_own_configuration(self, demand):
         """TensorRT-LLM's config.json, as it stands beside a compiled engine, says the same as the model's."""
