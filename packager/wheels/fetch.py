@@ -126,7 +126,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch(batch: _Batch, store: Store, facts: BaseFacts, run: Runner, pip_env: Mapping[str, str]) -> None:
-    pins = [pin(wheel.name, wheel.version, wheel.sha256) for wheel in batch.wheels]
+    pins = [pin(wheel.name, wheel.file, wheel.sha256) for wheel in batch.wheels]
     download(pins, batch.folder, facts, run=run, env=pip_env)
     for wheel in batch.wheels:
         path = batch.folder / wheel.file

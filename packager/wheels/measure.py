@@ -79,7 +79,7 @@ def _measured(path: Path, candidate: Candidate) -> tuple[str, int]:
 
 
 def _fetched(candidate: Candidate, facts: BaseFacts, run: Runner, pip_env: Mapping[str, str]) -> tuple[str, int]:
-    asked = pin(candidate.name, candidate.version, candidate.sha256)
+    asked = pin(candidate.name, candidate.file, candidate.sha256)
     with tempfile.TemporaryDirectory(prefix="packager-measure-") as name:
         download([asked], Path(name), facts, run=run, env=pip_env)
         return _measured(Path(name) / candidate.file, candidate)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
 from ..command import Runner
 from ..errors import FetchError, IntegrityError
 from ..facts import BaseFacts
@@ -16,12 +18,19 @@ _NETWORK = re.compile(
 _GONE = re.compile(r"No matching distribution found for ([^\s(]+)")
 
 
-def pin(name: str, version: str, sha256: str | None) -> str:
-    """The line of a requirements file that means this version alone, and the file with this sha256.
+def pin(name: str, file: str, sha256: str | None) -> str:
+    """The line of a requirements file that means the version of the wheel `file` alone, and the file with this sha256.
 
     `==2.13.0` would also take `2.13.0+cpu`, and prefer it: pip compares hashes only where it knows them, which is not
-    in a folder of wheels.
+    in a folder of wheels. `===` compares text, with the version in the file's name: an index may say 1.0 of 1.0.0.
+    Raises FetchError for a file of which pip reads no version.
     """
+    try:
+        version = parse_wheel_filename(file)[1]
+    except InvalidWheelFilename as error:
+        raise FetchError(
+            "pip takes no wheel that is called so", where=file, mend="take another version of it"
+        ) from error
     return f"{name}==={version}" + (f" --hash=sha256:{sha256}" if sha256 else "")
 
 

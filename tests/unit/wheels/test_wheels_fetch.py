@@ -73,6 +73,18 @@ def test_a_build_with_a_label_does_not_stand_in_for_the_one_without(
     assert found[wheel.sha256].read_bytes() == (links / wheel.file).read_bytes()
 
 
+def test_a_version_that_the_files_name_writes_otherwise(links: Path, store: Store, facts: BaseFacts) -> None:
+    """An index may say 1.0 of what is 1.0.0 in the file's name, which pip goes by."""
+    wheel = replace(locked(make_wheel(links, "lib", "1.0.0")), version="1.0")
+    found = fetch_wheels([wheel], store, facts=facts)
+    assert found[wheel.sha256].read_bytes() == (links / wheel.file).read_bytes()
+
+
+def test_a_file_that_is_called_like_no_wheel(clients: None, store: Store, facts: BaseFacts) -> None:
+    with pytest.raises(FetchError, match=r"lib-1\.0\.whl: pip takes no wheel that is called so"):
+        fetch_wheels([Wheel("lib", "1.0", "lib-1.0.whl", 9, "0" * 64)], store, facts=facts)
+
+
 def test_other_bytes_under_the_locked_name_are_refused(links: Path, store: Store, facts: BaseFacts) -> None:
     wheel = locked(make_wheel(links, "lib", "1.0"))
     make_wheel(links, "lib", "1.0", {"lib.py": b"evil = 1\n"})
