@@ -5,7 +5,7 @@ them, and gives each its sha256: the one that its source knows, else one of its 
 import fnmatch
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import Problem, SpecError
@@ -57,6 +57,7 @@ def lock_weights(file: SpecFile, tools: Tools) -> tuple[WeightsLock | None, Weig
             chosen = _choose(file, asked, source)
         tokenizer = _lock_tokenizer(file, asked, chosen, tools)
         beside = () if tokenizer is None else tokenizer.files
+        _raise(_lacking_code(file, asked, (*chosen, *beside)))  # before gigabytes are read
         with at(where):
             weights = _lock_chosen(file, asked, source, chosen, beside, tools)
     _raise(_trusted(file, asked, (*weights.files, *beside)))
@@ -216,14 +217,22 @@ def _code(source: Source, files: Sequence[SourceFile], file: SpecFile, asked: We
     return found
 
 
+def _lacking_code(file: SpecFile, asked: WeightsSpec, files: Iterable[SourceFile | WeightsFile]) -> list[Problem]:
+    """What is vouched for must be there."""
+    paths, mend = {one.path for one in files}, "remove it, or correct its path"
+    return [
+        Problem(f"{path} is not among the weights", file.where("weights", "trusted_code", path), mend)
+        for path in asked.trusted_code
+        if path not in paths
+    ]
+
+
 def _trusted(file: SpecFile, asked: WeightsSpec, files: Sequence[WeightsFile]) -> list[Problem]:
-    """What is vouched for must be there, and be what was read."""
+    """What is vouched for, and is there, must be what was read."""
     digests, found = {one.path: one.sha256 for one in files}, []
     for path, sha256 in asked.trusted_code.items():
-        where = file.where("weights", "trusted_code", path)
-        if path not in digests:
-            found.append(Problem(f"{path} is not among the weights", where, "remove it, or correct its path"))
-        elif digests[path] != sha256:
+        if digests[path] != sha256:
+            where = file.where("weights", "trusted_code", path)
             what = f"{path} is not the file that was vouched for: it has another sha256"
             found.append(Problem(what, where, f"read the file, then write its sha256: {digests[path]}"))
     return found

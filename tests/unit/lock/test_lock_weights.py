@@ -137,6 +137,15 @@ def test_code_is_vouched_for_by_its_bytes_and_its_name(tmp_path, tools, sha256, 
     assert all(problem.what.startswith(word) for problem, word in zip(caught.value.problems, words, strict=True))
 
 
+def test_code_that_is_not_there_is_told_before_the_weights_are_read(tmp_path, tools):
+    file = with_code(tmp_path)
+    file.path.write_text(file.path.read_text().replace("{modeling_x", f"{{modeling_z.py: {'ab' * 32}, modeling_x"))
+    with pytest.raises(SpecError) as caught:
+        lock_weights(load_spec(tmp_path), tools)
+    assert [one.what for one in caught.value.problems] == ["modeling_z.py is not among the weights"]
+    assert not any(tools.store.find(one.sha256, one.size) for one in locked(MODEL))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
