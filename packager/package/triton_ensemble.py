@@ -117,7 +117,9 @@ def configs(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
 def _build(manifest: Manifest) -> EngineBuild:
     where, compiled = f"packager.lock:weights ({manifest.name})", manifest.weights and manifest.weights.compiled
     if not compiled:
-        raise PackageError("`triton: ensemble` needs the engine's description, and the lock has none", where=where)
+        what = "`triton: ensemble` needs the engine's description, and the lock has none"
+        mend = "put the engine.json of `packager engine describe` beside the engine, and lock again"
+        raise PackageError(what, where=where, mend=mend)
     try:
         return parse_build(compiled)
     except ValueError as error:

@@ -60,7 +60,11 @@ class ModelSpec(Strict):
 
     @field_validator("serving", mode="after")
     @classmethod
-    def _triton_fits_engine(cls, serving: ServingSpec, info: ValidationInfo) -> ServingSpec:
+    def _triton_fits(cls, serving: ServingSpec, info: ValidationInfo) -> ServingSpec:
+        weights = info.data.get("weights")
+        if serving.server == "triton" and weights is not None and weights.chat_template is not None:
+            what = "has `server: triton`, whose requests are text: nothing would read `weights.chat_template`"
+            raise problem(what, "remove `weights.chat_template`, or write `server: bentoml`")
         engine, needed = info.data.get("engine"), TRITON_ENGINES.get(serving.triton)
         if engine is not None and needed is not None and engine.kind != needed:
             what = f"has `triton: {serving.triton}`, which is for the engine {needed}, not for {engine.kind}"

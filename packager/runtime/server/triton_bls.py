@@ -67,7 +67,7 @@ _REFUSED = (
     "use_draft_logits",
 )
 _OURS = frozenset({*_TO_PREPROCESSING, "exclude_input_in_output"})
-_MEND = "put tokenizer.json of the source model into the folder"
+_MEND = "name the source model in `weights.tokenizer` of the spec, or put its tokenizer.json beside the engine"
 
 
 @dataclass(frozen=True, slots=True)

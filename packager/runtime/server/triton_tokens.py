@@ -32,7 +32,7 @@ _REFUSED: Mapping[str, str] = {
     "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
 }
 """Inputs that are not supported, each with the name that clients of the ensemble know it by."""
-_MEND = "put tokenizer.json of the source model into the folder"
+_MEND = "name the source model in `weights.tokenizer` of the spec, or put its tokenizer.json beside the engine"
 
 
 class Preprocessing:
