@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+import venv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,15 @@ def install(site: Path, software: Mapping[str, str] = SOFTWARE) -> Path:
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
     return site
+
+
+def make_environment(folder: Path, software: Mapping[str, str] = SOFTWARE) -> Path:
+    """The Python of a virtual environment that has this software, and imports whatever this process does."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "this_process.pth").write_text("".join(f"{path}\n" for path in sys.path if Path(path).is_dir()))
+    install(site, software)
+    return folder / "bin/python"
 
 
 def description(world_size: int = 1) -> dict[str, Any]:

@@ -2,30 +2,24 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from fakes.cli import ROOT
-from fakes.compiled import install
+from fakes.cli import ROOT, environment
+from fakes.compiled import make_environment
 from fakes.lora import write_adapter
 from fakes.models import write_model
-from fakes.nvml import A100, install_nvml
+from fakes.nvml import A100, write_nvml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from packager.command import run_command
-from packager.convert.describe import Told
-from packager.convert.plan import conversion_of, make_plan
-from packager.convert.run import convert
-from packager.convert.source import look_at_adapter, look_at_model
 from packager.convert.step import Step, run_step
 from packager.errors import ConvertError
-from packager.lock.tools import Tools
-from packager.spec.load import load_spec
-from packager.store import Store
+from packager.weights.compiled import read_build
 
 SPEC = """name: hello
 engine: {kind: tensorrt_llm_engine}
@@ -104,25 +98,24 @@ def test_an_adapter_of_another_model(tmp_path):
     assert "the adapter is not this model's: 8 of its tensors have no counterpart, such as" in problem.what
 
 
-def test_what_is_compiled_is_the_merged_model(tmp_path, monkeypatch):
+def test_what_is_compiled_is_the_merged_model(tmp_path):
     """The whole conversion, over the stand-in of TensorRT-LLM, whose plans hold the weights that it was given."""
     model, adapter = write_model(tmp_path / "model", "mistral"), write_adapter(tmp_path / "adapter")
-    monkeypatch.syspath_prepend(install(tmp_path / "site"))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))  # the environment of packager is that of TensorRT-LLM
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join((str(ROOT / "tests/fakes/vendor"), os.environ.get("PYTHONPATH", "")))
-    )
-    install_nvml(monkeypatch, A100)
+    python = make_environment(tmp_path / "venv")  # of packager and TensorRT-LLM both
+    write_nvml(next(tmp_path.glob("venv/lib/python*/site-packages")), (A100,))
     (tmp_path / "packager.yaml").write_text(SPEC)
-    file, tools = load_spec(tmp_path), Tools(Store(tmp_path / "cache"), run_command)
-    found = look_at_model(file, conversion_of(file), tools), look_at_adapter(file, conversion_of(file), tools)
-    build = convert(make_plan(file, *found, tmp_path / "engine", upload=False), file, Told(), tools)
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests/fakes/vendor")))
+    argv = [python, "-m", "packager", "convert", ".", "--output", "engine"]
+    env = environment(tmp_path / "cache", {"PYTHONPATH": path})
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     given = (tmp_path / "engine/rank0.engine").read_bytes().removeprefix(b"plan of rank 0 ")
     (tmp_path / "given.safetensors").write_bytes(given)
     compiled = load_file(tmp_path / "given.safetensors")
     apart = load_file(merged(model, adapter, tmp_path / "work") / "model.safetensors")
     assert compiled.keys() == apart.keys()
     assert all(torch.equal(compiled[name], weight) for name, weight in apart.items())
+    build = read_build((tmp_path / "engine/engine.json").read_bytes())
     assert build.source_model.repo.startswith("model + adapter@")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (tmp_path / "engine" / name).read_bytes() == (model / name).read_bytes()
