@@ -167,5 +167,5 @@ def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.write_text("no folder")
     weights = WeightsManifest("file:///nowhere", "", "on_load", ".", (locked("a", b"weights"),))
-    with pytest.raises(LoadError, match="the store cannot be written"):
+    with pytest.raises(LoadError, match="the store is no folder"):
         fetch_weights((weights,), Store(store))
