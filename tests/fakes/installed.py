@@ -22,11 +22,14 @@ from .machine import wait_for_port
 PROMPT = "The quick brown fox"
 SECONDS = 120
 """Patience for a model to become ready on a busy machine."""
+HUNG = 900
+"""Seconds after which a program is taken to hang: a suite must end."""
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """What the program wrote; fails the test with what it said when it failed."""
-    done = subprocess.run([str(word) for word in argv], env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    words = [str(word) for word in argv]
+    done = subprocess.run(words, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=HUNG)
     assert done.returncode == 0, f"{argv}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 

@@ -29,7 +29,7 @@ from packager.store import Store
 
 from .bases import make_base
 from .cli import ROOT, environment
-from .installed import run
+from .installed import HUNG, run
 from .machine import missing
 
 EXAMPLES = ROOT / "examples"
@@ -133,6 +133,8 @@ def _packager(words: list[str], folder: Path) -> str:
     """The command's own output; `chat` is told one thing."""
     argv = [sys.executable, "-m", "packager", *words[1:]]
     env = environment(folder / "cache")
-    done = subprocess.run(argv, cwd=folder, env=env, input="Hello\n", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, cwd=folder, env=env, input="Hello\n", capture_output=True, text=True, check=False, timeout=HUNG
+    )
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
