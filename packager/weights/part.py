@@ -24,7 +24,7 @@ from .claim import Claim, header
 
 _MUCH = 64 << 20
 """Bytes for which it is worth to wake the disk."""
-_MOST_WRITTEN = 1 << 18
+_MOST_WRITTEN = 1 << 17
 """Bytes of one write. For more the kernel takes large blocks of memory, which cost a virtual machine whose host has
 taken free memory back more than all the rest (measured: twice to three times the time of a load)."""
 Portions = Sequence[bytes | memoryview]
