@@ -109,25 +109,39 @@ class Store:
         return StoredFile(found, size, final, status)
 
     def put_small(self, files: Mapping[str, bytes]) -> None:
-        """Put files, each known to have the digest that it is given under: many at a time wait for the disk together."""
+        """Put files, each known to have the digest that it is given under: many at a time wait for the disk together.
+
+        A power cut may cost their names until `sync_names` was called, and nothing else: a name never lies.
+        """
         staging = self.root / "tmp"
         staging.mkdir(parents=True, exist_ok=True)
-        written: dict[Path, Path] = {}
+        written: dict[str, Path] = {}
         try:
             for sha256, data in files.items():
-                temporary = staging / secrets.token_hex(16)
-                written[temporary] = self.path(sha256)
+                written[sha256] = temporary = staging / secrets.token_hex(16)
                 _write_new(temporary, data)
-            for temporary in written:
+            for temporary in written.values():
                 _sync(temporary)
-            for temporary, final in written.items():
-                final.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(final)
-            for folder in {final.parent for final in written.values()}:
-                _sync(folder)
+            for sha256 in files:
+                self._name(written[sha256], sha256)
+                del written[sha256]
         finally:
-            for temporary in written:
+            for temporary in written.values():
                 temporary.unlink(missing_ok=True)
+
+    def _name(self, temporary: Path, sha256: str) -> None:
+        final = self.path(sha256)
+        try:
+            temporary.replace(final)
+        except FileNotFoundError:  # the first one of its folder
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(final)
+
+    def sync_names(self, digests: Iterable[str]) -> None:
+        """Make the names durable of files that were put with these digests."""
+        folders = {self.path(sha256).parent for sha256 in digests}
+        for folder in sorted(folders | {folder.parent for folder in folders}):
+            _sync(folder)
 
     def publish(self, path: Path, descriptor: int, sha256: str) -> StoredFile:
         """Give the file at `path`, open as `descriptor` and known to have this digest, its final name, durably.
@@ -227,12 +241,14 @@ def _sync(path: Path) -> None:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """A new read-only file with these bytes, not synced yet."""
+    """A new read-only file with these bytes, which the disk begins to write."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _READ_ONLY)
     try:
         os.fchmod(descriptor, _READ_ONLY)  # whatever the umask says
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+        # Linux begins to write what it is told it may forget: many files then wait for the disk at once, not in a row.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

@@ -90,6 +90,7 @@ class _Fetch:
             with suppress(RuntimeError):  # no more threads: the disk then writes when a file gets its name
                 threading.Thread(target=self._write_back, daemon=True).start()
             self._attend()
+            self._settle()
         except BaseException as error:
             self._work.stop(error)
             raise
@@ -145,6 +146,12 @@ class _Fetch:
                         self._work.changed.notify_all()
                     self._start_workers()
                 then, before = now, received
+
+    def _settle(self) -> None:
+        try:
+            self._small.settle()
+        except OSError as error:
+            raise disk_error(error, self._store.root) from error
 
     def _tell(self) -> None:
         received = sum(self._received)

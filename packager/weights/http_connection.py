@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -33,6 +33,7 @@ Origin = tuple[str, str, int]
 """Scheme, host and port."""
 
 
+@lru_cache(64)
 def origin_of(url: str) -> Origin:
     """Where an http or https address leads. Raises LoadError for any other."""
     try:

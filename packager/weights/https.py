@@ -14,7 +14,7 @@ from ..environ import NETRC
 from ..errors import LoadError, TransferError
 from .http import HttpReader, HttpSettings, Place
 from .http_connection import origin_of, shown
-from .source import SourceFile
+from .source import SourceFile, is_hidden
 
 LISTING = "SHA256SUMS"
 """The file of a folder that lists the others, as `sha256sum` writes it."""
@@ -33,6 +33,8 @@ _LINE = re.compile(r"(?P<sha256>[0-9a-fA-F]{64}) [ *](?P<path>.+)")
 class HttpsSource:
     """The file at `address`, or with a slash at its end the folder; credentials come from ~/.netrc.
 
+    Files and folders of a listing whose names begin with a dot are left out, as `file://` does.
+
     The digests of a folder are those of its SHA256SUMS; a single file has none. Raises LoadError for an address that
     holds a secret, and for plain http but to this machine itself.
     """
@@ -43,6 +45,7 @@ class HttpsSource:
         _check(address)
         self._address, self._settings = address, settings
         parts = urlsplit(address)
+        self._below, self._query = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/')}", parts.query
         self._folder = parts.path.endswith("/")
         self._name = "" if self._folder else unquote(parts.path.rpartition("/")[2])
         if not self._folder and ("/" in self._name or self._name in ("", ".", "..")):
@@ -72,8 +75,7 @@ class HttpsSource:
         """Where `path` is: also below an address without a slash, as a mirror of a folder may have."""
         url = self._address
         if path != self._name:
-            parts = urlsplit(url)
-            url = parts._replace(path=f"{parts.path.removesuffix('/')}/{quote(path)}").geturl()
+            url = f"{self._below}/{quote(path)}" + (f"?{self._query}" if self._query else "")
         return Place(url, _login(url))
 
     def _listed(self) -> dict[str, str]:
@@ -138,6 +140,7 @@ def _parse(data: bytes, where: str) -> dict[str, str]:
             what = f"{path!r} has another checksum above"
             raise LoadError(what, where=f"{where}:{number}", mend=f"make it again with `{_MAKE}`")
     found.pop(LISTING, None)  # of itself it cannot know
+    found = {path: sha256 for path, sha256 in found.items() if not is_hidden(path)}
     if not found:
         raise LoadError("it lists no file", where=where, mend=f"make it again with `{_MAKE}`")
     return found

@@ -29,6 +29,7 @@ class SmallFiles:
         self._stuck = Stuck(self._folder / f"{_NAME}.journal")
         self._lock = threading.Lock()
         self._waiting: list[tuple[Job, bytes | None]] = []
+        self._put: list[str] = []  # digests of those whose names are not durable yet
 
     def claim(self, patience: float) -> bool:
         """Whether this process may fetch them now; another that brings nothing for `patience` seconds is passed by."""
@@ -48,10 +49,16 @@ class SmallFiles:
             if self._left and len(self._waiting) < _MOST_FILES and held < _MOST_BYTES:
                 return ()
             batch, self._waiting = self._waiting, []
-        self._store.put_small({one.file.sha256: data for one, data in batch if data is not None})
+        self._store_all(batch)
         if self._claim is not None:
             os.utime(self._claim.descriptor)  # tells those who wait that it goes on
         return [one for one, _ in batch]
+
+    def settle(self) -> None:
+        """All that have a name have it durably. Raises OSError."""
+        with self._lock:
+            put, self._put = self._put, []
+        self._store.sync_names(put)
 
     def close(self) -> None:
         """Put what still waits, if the disk takes it, and give up the claim."""
@@ -59,6 +66,13 @@ class SmallFiles:
             batch, self._waiting = self._waiting, []
             claim, self._claim = self._claim, None
         with suppress(OSError):
-            self._store.put_small({one.file.sha256: data for one, data in batch if data is not None})
+            self._store_all(batch)
+            self.settle()
         if claim is not None:
             claim.release(done=True)
+
+    def _store_all(self, batch: Sequence[tuple[Job, bytes | None]]) -> None:
+        files = {one.file.sha256: data for one, data in batch if data is not None}
+        self._store.put_small(files)
+        with self._lock:
+            self._put += files

@@ -113,7 +113,8 @@ class Work:
     def __init__(self, jobs: Sequence[Job], settings: FetchSettings) -> None:
         self.jobs = jobs
         self._open: list[Job] = list(jobs)
-        """Those that are not finished, in order."""
+        """Those that there is something to do for, in order."""
+        self._left = len(jobs)  # those that are not finished
         self.settings = settings
         self.pace = Pace(settings.first, settings.connections)
         self.changed = threading.Condition()
@@ -125,7 +126,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return self.error is not None or not self._open
+        return self.error is not None or not self._left
 
     @property
     def crowded(self) -> bool:
@@ -160,7 +161,7 @@ class Work:
         if now < max(job.not_before, self._rest.get(id(job.wanted.source), 0.0)):
             return False
         # What is to be opened or finished is one worker's.
-        return bool(job.spans) or not (job.workers or job.written)
+        return bool(job.spans) or not job.workers
 
     def _cut(self, job: Job) -> range:
         """The next span of an open job: shorter ones towards the end, so that all workers end together."""
@@ -191,7 +192,9 @@ class Work:
             job.part = part
             if part is None:
                 job.finished = True
-                self._open.remove(job)
+                self._left -= 1
+                if not job.written:
+                    self._open.remove(job)
                 if self.over:
                     self.ended.set()
             else:
@@ -201,6 +204,7 @@ class Work:
         """A small file has come: there is nothing more to do for it but to sync it, with others."""
         with self.changed:
             job.written = True
+            self._open.remove(job)
 
     def again(self, job: Job, numbers: range) -> None:
         """These pieces of an open job are to come again."""

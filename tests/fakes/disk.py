@@ -1,7 +1,7 @@
 """A disk that forgets what was not synced: records what a program does to files, and shows what a power cut may leave.
 
     with Recorder(root) as disk:
-        ...                            # os.open, os.write, os.pwritev, os.ftruncate, os.link, os.replace, os.fsync ...
+        ...                            # os.open, os.write, os.pwrite, os.ftruncate, os.link, os.replace, os.fsync ...
     for cut in range(len(disk.done) + 1):
         disk.leave(cut, dice, folder)  # one state that a cut after the first `cut` calls may leave
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-_NAMES = ("open", "close", "write", "pwrite", "pwritev", "ftruncate", "fsync", "link", "unlink", "rename", "replace")
+_NAMES = ("open", "close", "write", "pwrite", "ftruncate", "fsync", "link", "unlink", "rename", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,6 @@ class Recorder:
         if (inode := self._inode(descriptor)) is not None:
             self.done.append(Call("write", inode, offset, bytes(data)[:written]))
 
-    def _on_pwritev(self, written: int, descriptor: int, portions: Any, offset: int) -> None:
-        self._on_pwrite(written, descriptor, b"".join(portions), offset)
-
     def _on_ftruncate(self, _: None, descriptor: int, length: int) -> None:
         if (inode := self._inode(descriptor)) is not None:
             self.done.append(Call("truncate", inode, length))
@@ -144,30 +141,22 @@ class Recorder:
                 synced[call.inode] = number
         names: dict[str, int] = {}
         for number, call in enumerate(calls):
-            self._name(call, names, safe=self._name_is_safe(call, number, calls), dice=dice)
+            later = {other.name for other in calls[number:] if other.kind == "sync"}
+            if call.target and self._kept(call.target, later, dice):
+                names[call.target] = call.inode
+            if call.kind in ("name", "unname", "move") and self._kept(call.name, later, dice):
+                names.pop(call.name, None)
+                if call.kind == "name":
+                    names[call.name] = call.inode
         for name, inode in names.items():
             path = folder / Path(name).relative_to(self.root)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._content(inode, calls, synced.get(inode, -1), dice))
 
     @staticmethod
-    def _name_is_safe(call: Call, number: int, calls: list[Call]) -> bool:
-        """Whether the folder of every name in the call was synced afterwards."""
-        folders = {str(Path(name).parent) for name in (call.name, call.target) if name}
-        later = {other.name for other in calls[number:] if other.kind == "sync"}
-        return folders <= later
-
-    @staticmethod
-    def _name(call: Call, names: dict[str, int], *, safe: bool, dice: random.Random) -> None:
-        if call.kind not in ("name", "unname", "move") or not (safe or dice.random() < 0.5):
-            return
-        if call.kind == "name":
-            names[call.name] = call.inode
-        elif call.kind == "unname":
-            names.pop(call.name, None)
-        else:
-            names.pop(call.name, None)
-            names[call.target] = call.inode
+    def _kept(name: str, synced: set[str], dice: random.Random) -> bool:
+        """Whether what happened to the name lasts: surely where its folder was `synced` afterwards."""
+        return str(Path(name).parent) in synced or dice.random() < 0.5
 
     @staticmethod
     def _content(inode: int, calls: list[Call], synced: int, dice: random.Random) -> bytes:

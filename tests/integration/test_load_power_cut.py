@@ -16,7 +16,7 @@ from packager.weights.fetch import FetchSettings, Wanted, fetch_files
 SEED = 20261120
 STATES = 4
 """Different states that are tried for each moment of the cut."""
-FILES = {"big": random.Random(SEED).randbytes(3 * PIECE + 77), "small": b"{}" * 100}
+FILES = {"big": random.Random(SEED).randbytes(3 * PIECE + 77), "small": b"{}" * 100, "smaller": b"[]"}
 ONE_AT_A_TIME = FetchSettings(connections=1)
 
 
@@ -53,6 +53,15 @@ def test_what_a_cut_leaves_is_never_taken_for_the_file(disk: Recorder, tmp_path:
             assert all(_bytes(store, locked(path, data)) == data for path, data in FILES.items())
             whole += source.given == 0
     assert whole  # the last cuts lost nothing
+
+
+def test_when_a_fetch_has_ended_no_cut_takes_anything(disk: Recorder, tmp_path: Path) -> None:
+    dice = random.Random(SEED)
+    for state in range(10 * STATES):
+        store = Store(tmp_path / str(state))
+        store.root.mkdir()
+        disk.leave(len(disk.done), dice, store.root)
+        assert {path: _bytes(store, locked(path, data)) for path, data in FILES.items()} == FILES
 
 
 def _bytes(store: Store, file: WeightsFile) -> bytes:

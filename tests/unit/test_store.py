@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from packager.digest import sha256_hex
 from packager.errors import IntegrityError
 from packager.store import Store, link_or_copy, write_atomically
 
@@ -208,3 +210,26 @@ def test_link_or_copy(tmp_path):
         assert target.read_bytes() == DATA
     finally:
         target.unlink()
+
+
+class TestSmallFiles:
+    FILES: ClassVar = {sha256_hex(data): data for data in (b"", b"one", b"two" * 1000)}
+
+    def test_all_are_found_and_read_only(self, store):
+        store.put_small(self.FILES)
+        store.put_small(self.FILES)  # again does no harm
+        store.sync_names(self.FILES)
+        for digest, data in self.FILES.items():
+            found = store.find(digest, len(data))
+            assert found.path.read_bytes() == data
+            assert found.path.stat().st_mode & 0o777 == 0o444
+        assert list((store.root / "tmp").iterdir()) == []
+
+    def test_a_failure_leaves_nothing_half(self, store):
+        blocked = store.path(max(self.FILES)).parent
+        blocked.parent.mkdir(parents=True)
+        blocked.write_bytes(b"")  # a file where a folder should be
+        with pytest.raises(OSError, match=blocked.name):
+            store.put_small(self.FILES)
+        assert list((store.root / "tmp").iterdir()) == []
+        assert store.find(max(self.FILES)) is None

@@ -466,3 +466,14 @@ class TestDisk:
         with pytest.raises(LoadError, match="cannot be written: Input/output error"):
             fetch_files(want(source), store, settings=FetchSettings(connections=1))
         assert stored(store, BIG) is None
+
+    def test_a_disk_that_fails_at_the_end_is_told(self, tmp_path):
+        """When all small files have their names, and only these are not safe yet."""
+
+        class Failing(Store):
+            def sync_names(self, digests):
+                if locked("a", SMALL).sha256 in digests:
+                    raise OSError(errno.EIO, "Input/output error")
+
+        with pytest.raises(LoadError, match="the store cannot be written: Input/output error"):
+            fetch_files(want(MemorySource({"a": SMALL})), Failing(tmp_path / "store"), settings=QUICK)
