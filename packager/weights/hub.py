@@ -16,7 +16,7 @@ from ..environ import HF_ENDPOINT, HF_HOME, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_TO
 from ..errors import LoadError, OfflineError, TransferError
 from .http import HttpReader, Place
 from .http_answer import refused
-from .source import Reader, SourceFile
+from .source import Reader, SourceFile, is_hidden
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile, RepoFolder
@@ -116,7 +116,7 @@ class HubSource:
                 raise ValueError(f"it lists {file.path!r} with {file.size!r} bytes")
             if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
                 raise ValueError(f"{sha256!r} is no sha256")
-            if not any(part.startswith(".") and part not in (".", "..") for part in path.split("/")):
+            if not is_hidden(path):
                 found.append(SourceFile(path, file.size, sha256))
         return tuple(sorted(found, key=lambda file: file.path))
 

@@ -17,7 +17,7 @@ from typing import Any
 from .. import environ
 from ..errors import LoadError, Problem, TransferError
 from .http import HttpReader, Place
-from .source import Reader, SourceFile
+from .source import Reader, SourceFile, is_hidden
 
 LIFETIME = 600
 """Seconds that a signed address is good for; a request must begin within them."""
@@ -162,7 +162,7 @@ class S3Source:
         if self._is_object():
             found = self._bucket.head(self._prefix)
             return (SourceFile(self._name, int(found["ContentLength"]), object_sha256(found)),)
-        sizes = {key: size for key, size in self._bucket.keys(self._folder) if not _hidden(key[len(self._folder) :])}
+        sizes = {key: size for key, size in self._bucket.keys(self._folder) if not is_hidden(key[len(self._folder) :])}
         if not sizes and self._denied:
             raise LoadError.collect(self._denied)
         if not sizes:
@@ -318,8 +318,3 @@ def _connect(region: str | None) -> Any:
     except ValueError as error:
         mend = f"correct {environ.AWS_ENDPOINT_URL_S3.name} or {environ.AWS_DEFAULT_REGION.name}"
         raise LoadError("the store's address or region is none", mend=mend) from error
-
-
-def _hidden(path: str) -> bool:
-    """Whether people keep it out of sight; the same files of a folder are left out."""
-    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))

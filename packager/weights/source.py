@@ -57,6 +57,11 @@ class Source(Protocol):
         ...
 
 
+def is_hidden(path: str) -> bool:
+    """Whether people keep the file at this listed path out of sight: every source leaves such out."""
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+
+
 def read_file(source: Source, file: SourceFile, *, stop: int | None = None) -> bytes:
     """The first `stop` bytes of a listed file, or all: for small files, read once. Raises LoadError."""
     with closing(source.connect()) as reader:
