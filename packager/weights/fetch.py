@@ -35,6 +35,8 @@ _TELL = 0.2
 """Seconds between two words about progress."""
 _LAST = 5.0
 """Seconds that workers have to end; one that hangs in a read ends with its connection's timeout, unattended."""
+_KEPT = 2 << 20
+"""Bytes that the C library keeps for the next portions."""
 _DEFAULT = FetchSettings()
 
 
@@ -85,6 +87,8 @@ class _Fetch:
         self._total = sum(job.file.size for job in work.jobs)
 
     def run(self) -> int:
+        # Once a block of this size was freed, glibc gives less back; else the kernel clears new pages for most portions.
+        bytes(_KEPT)
         try:
             self._start_workers()
             with suppress(RuntimeError):  # no more threads: the disk then writes when a file gets its name
