@@ -4,6 +4,7 @@ Outside services come from the environment (`.ci/run` starts them); without them
 with the reason. With PACKAGER_TEST_STRICT=1, as in `.ci/run`, a missing service is a failure.
 """
 
+import faulthandler
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,23 @@ sys.path.insert(0, str(Path(__file__).parent))  # `from fakes.x import y` from a
 
 from fakes.machine import STRICT, free_port, missing, wait_for_port
 
+if find_spec("hypothesis"):  # which the engines' environments lack
+    from hypothesis import HealthCheck, settings
+
+    # The same examples each time, and no test fails because a machine was slow.
+    slowness = (HealthCheck.too_slow,)
+    settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=slowness)
+    settings.load_profile("tests")
+
 
 def pytest_configure() -> None:
     # A shell has what it runs in the background ignore Ctrl-C, and so would every program that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    """What a failed test has left running keeps the process for five minutes at most, and is shown then."""
+    faulthandler.dump_traceback_later(300, exit=True, file=sys.__stderr__)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,5 +120,5 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         log.close()

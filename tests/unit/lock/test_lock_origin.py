@@ -199,7 +199,7 @@ class Together(Shelf):
     """Gives the first byte of a file when all its files are asked for, and one fault before the last of them goes on."""
 
     def __post_init__(self) -> None:
-        self.all = threading.Barrier(len(self.files), timeout=20)
+        self.all = threading.Barrier(len(self.files), timeout=120)
         self.failed = threading.Event()
 
     def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:

@@ -12,7 +12,7 @@ def test_results_keep_the_tasks_order():
     def task(number):
         def run(_):
             if number:
-                gates[number].wait(5)
+                gates[number].wait(120)
             for gate in gates:
                 gate.set()
             return number
@@ -33,7 +33,7 @@ def test_the_first_failure_stops_the_others_and_is_the_one_that_shows():
                 pass
 
     def failing(_):
-        started.wait(5)
+        started.wait(120)
         raise ImageError("broken")
 
     with pytest.raises(ImageError, match="broken"):

@@ -99,7 +99,7 @@ async def test_a_call_that_truss_cancels_frees_its_slot(tmp_path, store):
     await asyncio.to_thread(wait_until, lambda: metrics.running == 1, "it runs")
     call.cancel()
     await asyncio.to_thread(wait_until, lambda: metrics.running == 0, "the slot is free")
-    assert metrics.outcomes["abort"] == 1
+    await asyncio.to_thread(wait_until, lambda: metrics.outcomes["abort"] == 1, "it is counted")
     model.close()
 
 
@@ -111,7 +111,7 @@ async def test_a_stream_that_truss_closes_frees_its_slot(tmp_path, store):
     await stream.aclose()
     metrics = model._owner.model._supervisor.metrics
     await asyncio.to_thread(wait_until, lambda: metrics.running == 0, "the slot is free")
-    assert metrics.outcomes["abort"] == 1
+    await asyncio.to_thread(wait_until, lambda: metrics.outcomes["abort"] == 1, "it is counted")
     model.close()
 
 

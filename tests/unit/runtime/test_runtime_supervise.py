@@ -101,7 +101,7 @@ async def start():
 
 
 async def until(holds):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not holds():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.01)
 

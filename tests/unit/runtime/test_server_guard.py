@@ -46,7 +46,7 @@ def exchange(server, sent: bytes) -> bytes:
 @pytest.mark.parametrize("path", GUARDED)
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE"])
 def test_without_a_key_nothing_is_told(locked, method, path):
-    answer = httpx.request(method, locked.url + path)
+    answer = httpx.request(method, locked.url + path, timeout=60)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     error = {} if method == "HEAD" else answer.json()["error"]
@@ -58,7 +58,7 @@ def test_without_a_key_nothing_is_told(locked, method, path):
 
 @pytest.mark.parametrize("path", OPEN)
 def test_probes_and_the_chat_page_need_no_key(locked, path):
-    assert httpx.get(locked.url + path).status_code == 200
+    assert httpx.get(locked.url + path, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_probes_and_the_chat_page_need_no_key(locked, path):
     ],
 )
 def test_with_a_key(locked, headers):
-    assert httpx.post(locked.url + "/predict", json=ASK, headers=headers).status_code == 200
+    assert httpx.post(locked.url + "/predict", json=ASK, headers=headers, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_with_a_key(locked, headers):
     ],
 )
 def test_with_a_wrong_key(locked, headers):
-    answer = httpx.post(locked.url + "/predict", json=ASK, headers=headers)
+    answer = httpx.post(locked.url + "/predict", json=ASK, headers=headers, timeout=60)
     assert answer.status_code == 401
     assert KEY not in answer.text
 
 
 def test_the_description_says_who_needs_a_key(locked):
-    document = httpx.get(locked.url + "/openapi.json", headers={"X-API-Key": KEY}).json()
+    document = httpx.get(locked.url + "/openapi.json", headers={"X-API-Key": KEY}, timeout=60).json()
     assert document["security"] == [{"bearer": []}, {"header": []}]
     open_paths = {path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []}
     assert open_paths == set(OPEN)
@@ -107,9 +107,9 @@ def test_a_key_is_asked_before_the_body_is_read(locked):
 
 def test_keys_are_in_no_log(locked, caplog):
     with caplog.at_level(logging.DEBUG):
-        httpx.post(locked.url + "/predict", json=ASK, headers={"X-API-Key": KEY, "X-Request-Id": "keys"})
+        httpx.post(locked.url + "/predict", json=ASK, headers={"X-API-Key": KEY, "X-Request-Id": "keys"}, timeout=60)
         wrong = {"X-API-Key": KEY + "y", "X-Request-Id": "keys"}
-        httpx.post(locked.url + "/predict", json=ASK, headers=wrong)
+        httpx.post(locked.url + "/predict", json=ASK, headers=wrong, timeout=60)
         wait_until(lambda: len(requests(caplog, "keys")) == 2, "both are logged")
     assert KEY not in str([vars(record) for record in caplog.records])
 
@@ -148,7 +148,7 @@ def test_the_size_of_a_head(server, head, status):
     ],
 )
 def test_what_a_body_may_be(server, headers, content, status):
-    answer = httpx.post(server.url + "/predict", headers=headers, content=content)
+    answer = httpx.post(server.url + "/predict", headers=headers, content=content, timeout=60)
     assert answer.status_code == status
 
 
@@ -168,7 +168,7 @@ def test_what_a_body_may_be(server, headers, content, status):
     ],
 )
 def test_methods_and_odd_paths(server, method, path, status):
-    answer = httpx.request(method, server.url + path)
+    answer = httpx.request(method, server.url + path, timeout=60)
     assert answer.status_code == status
     if method == "HEAD":
         assert answer.content == b""
@@ -177,7 +177,7 @@ def test_methods_and_odd_paths(server, method, path, status):
 
 
 def test_what_does_not_exist_is_not_repeated_at_length(server):
-    answer = httpx.get(server.url + "/" + "a" * 5000)
+    answer = httpx.get(server.url + "/" + "a" * 5000, timeout=60)
     assert answer.status_code == 404
     assert len(answer.text) < 400
 
@@ -219,14 +219,14 @@ def test_the_manifests_body_limit(tmp_path):
     with thread_server(tmp_path, max_body=1024) as server:
         server.wait_ready()
         body = json.dumps(ASK).encode()
-        assert httpx.post(server.url + "/predict", content=body.ljust(1024)).status_code == 200
-        refused = httpx.post(server.url + "/predict", content=body.ljust(1025))
+        assert httpx.post(server.url + "/predict", content=body.ljust(1024), timeout=60).status_code == 200
+        refused = httpx.post(server.url + "/predict", content=body.ljust(1025), timeout=60)
         assert (refused.status_code, refused.headers["connection"]) == (413, "close")
         assert refused.json()["error"]["message"] == "the body is larger than 1024 bytes"
 
 
 def test_cors_is_off_by_default(server):
-    answer = httpx.post(server.url + "/predict", json=ASK, headers={"Origin": "https://app.example.com"})
+    answer = httpx.post(server.url + "/predict", json=ASK, headers={"Origin": "https://app.example.com"}, timeout=60)
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -236,31 +236,33 @@ def test_cors_for_the_origins_that_are_named(tmp_path):
     with thread_server(tmp_path, cors_origins=("https://app.example.com",)) as server:
         server.wait_ready()
         for path, body, status in (("/predict", ASK, 200), ("/predict", {}, 400), ("/nothing", {}, 404)):
-            answer = httpx.post(server.url + path, json=body, headers=ours)
+            answer = httpx.post(server.url + path, json=body, headers=ours, timeout=60)
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
             assert answer.headers["vary"] == "origin"
-        stream = httpx.post(server.url + "/predict", json=ASK | {"stream": True}, headers=ours)
+        stream = httpx.post(server.url + "/predict", json=ASK | {"stream": True}, headers=ours, timeout=60)
         assert stream.headers["access-control-allow-origin"] == "https://app.example.com"
         asked = ours | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-        preflight = httpx.options(server.url + "/v1/chat/completions", headers=asked)
+        preflight = httpx.options(server.url + "/v1/chat/completions", headers=asked, timeout=60)
         assert preflight.status_code == 200
         assert "POST" in preflight.headers["access-control-allow-methods"]
         assert "authorization" in preflight.headers["access-control-allow-headers"]
-        other = httpx.post(server.url + "/predict", json=ASK, headers=theirs)
+        other = httpx.post(server.url + "/predict", json=ASK, headers=theirs, timeout=60)
         assert "access-control-allow-origin" not in other.headers
         assert other.headers["vary"] == "origin"
 
 
 def test_cors_for_any_origin(tmp_path):
     with thread_server(tmp_path, cors_origins=("*",)) as server:
-        answer = httpx.get(server.wait_ready().url + "/v1/models", headers={"Origin": "https://anybody.example"})
+        answer = httpx.get(
+            server.wait_ready().url + "/v1/models", headers={"Origin": "https://anybody.example"}, timeout=60
+        )
         assert answer.headers["access-control-allow-origin"] == "*"
 
 
 def test_a_preflight_needs_no_key(locked):
     """Browsers send none with it."""
-    answer = httpx.options(locked.url + "/predict")
+    answer = httpx.options(locked.url + "/predict", timeout=60)
     assert (answer.status_code, answer.headers["allow"]) == (200, "POST, OPTIONS")
 
 
@@ -268,7 +270,7 @@ def test_a_preflight_needs_no_key(locked):
 def test_a_clients_request_id_is_given_back(server, caplog, theirs):
     with caplog.at_level(logging.INFO):
         answer = httpx.post(
-            server.url + "/v1/completions", json={"model": "hello"} | ASK, headers={"X-Request-Id": theirs}
+            server.url + "/v1/completions", json={"model": "hello"} | ASK, headers={"X-Request-Id": theirs}, timeout=60
         )
         wait_until(lambda: bool(requests(caplog, theirs)), "it is logged")
     assert answer.headers.get_list("x-request-id") == [theirs]
@@ -279,7 +281,7 @@ def test_a_clients_request_id_is_given_back(server, caplog, theirs):
 
 @pytest.mark.parametrize("theirs", ["", "x" * 129, "a b", "é", "a\tb"])
 def test_a_request_id_that_is_off_is_ignored(server, theirs):
-    answer = httpx.get(server.url + "/nothing", headers={"X-Request-Id": theirs.encode("latin-1")})
+    answer = httpx.get(server.url + "/nothing", headers={"X-Request-Id": theirs.encode("latin-1")}, timeout=60)
     assert len(answer.headers["x-request-id"]) == 32
 
 
@@ -295,14 +297,14 @@ def test_one_line_for_each_request(server, caplog, stream):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {"traceparent": trace, "X-Request-Id": mine}
     with caplog.at_level(logging.INFO):
-        httpx.post(server.url + "/predict?secret=1", json=ASK | {"stream": stream}, headers=headers)
-        httpx.get(server.url + "/livez")
-        httpx.post(server.url + "/predict", json={}, headers={"X-Request-Id": mine})
+        httpx.post(server.url + "/predict?secret=1", json=ASK | {"stream": stream}, headers=headers, timeout=60)
+        httpx.get(server.url + "/livez", timeout=60)
+        httpx.post(server.url + "/predict", json={}, headers={"X-Request-Id": mine}, timeout=60)
         wait_until(lambda: len(requests(caplog, mine)) >= 2, "they are logged")
     line, refused = requests(caplog, mine)
     assert len(line.pop("request")) == 32
     times = [line.pop("seconds"), line.pop("queue_seconds"), line.pop("first_token_seconds")]
-    assert all(0 <= seconds < 5 for seconds in times)
+    assert all(0 <= seconds < 60 for seconds in times)
     assert line == {
         "method": "POST",
         "path": "/predict",
@@ -320,7 +322,7 @@ def test_one_line_for_each_request(server, caplog, stream):
 def test_texts_are_logged_when_asked_for(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("PACKAGER_LOG_PROMPTS", "1")
     with thread_server(tmp_path) as server, caplog.at_level(logging.INFO):
-        httpx.post(server.wait_ready().url + "/predict", json={"prompt": "canary", "stream": True})
+        httpx.post(server.wait_ready().url + "/predict", json={"prompt": "canary", "stream": True}, timeout=60)
         wait_until(lambda: bool(requests(caplog)), "it is logged")
     (line,) = requests(caplog)
     assert json.loads(line["input"])["prompt"] == "canary"
@@ -343,11 +345,11 @@ def test_an_unexpected_failure_is_logged_once_and_without_words(caplog):
         return engine, await engine.start()
 
     with ThreadServer(Supervisor(make_manifest(), load, Metrics())) as server, caplog.at_level(logging.DEBUG):
-        answer = httpx.post(server.wait_ready().url + "/predict", json={"prompt": "canary"})
+        answer = httpx.post(server.wait_ready().url + "/predict", json={"prompt": "canary"}, timeout=60)
         assert answer.status_code == 500
         assert answer.json()["error"]["message"] == "the engine failed; the answer is not complete"
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.post(server.url + "/predict", json={"prompt": "canary", "stream": True})
+            httpx.post(server.url + "/predict", json={"prompt": "canary", "stream": True}, timeout=60)
         wait_until(lambda: len(requests(caplog)) == 2, "both are logged")
     failures = [record for record in caplog.records if record.msg == "unexpected failure"]
     assert [record.fields["error"] for record in failures] == ["TypeError", "TypeError"]

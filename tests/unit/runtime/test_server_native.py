@@ -63,7 +63,7 @@ async def serving(outer: Outer) -> AsyncIterator[httpx.AsyncClient]:
     task = asyncio.create_task(server.serve(sockets=[listener]))
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=base, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=base, timeout=60) as client:
             yield client
     finally:
         server.should_exit = True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes.compiled import description
 from fakes.nvml import A10G
-from fakes.serving import wait_until
+from fakes.serving import PATIENCE, wait_until
 from fakes.tritonserver import ensemble_package, machine_of_the_engine
 from google.protobuf import text_format as protobuf
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -93,7 +93,7 @@ class TestCommand:
 PROGRAM = """\
 #!/bin/sh
 echo "served by $$: $@"
-exec sleep 60
+exec sleep 600
 """
 
 
@@ -140,7 +140,7 @@ class TestStart:
         assert line.startswith(f"served by {process.pid}: --model-repository=")
         assert "--metrics-port=3002" in line
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
     def test_what_it_uses_of_the_store_stays_its_own(self, start, package, tmp_path):
         """The lease outlives the program that took it: what became of the process still holds it."""
@@ -153,11 +153,11 @@ class TestStart:
         (lease,) = living(store)
         assert (lease.pid, lease.holder) == (process.pid, "hello")
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
         wait_until(lambda: living(store) == (), "nobody holds it any more")
 
     def failure(self, process: "subprocess.Popen[str]") -> dict[str, str]:
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert output == ""
         return json.loads(errors.splitlines()[-1])
@@ -192,4 +192,4 @@ class TestStart:
         process = start()
         assert '"phase": "resolve"' in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 128 + signal.SIGTERM
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM

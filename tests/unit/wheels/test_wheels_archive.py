@@ -21,7 +21,7 @@ FILES = {
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_damaged_wheel_is_read_or_refused(tmp_path: Path, facts: BaseFacts, data: st.DataObject) -> None:
     wheel = make_wheel(
         tmp_path, "lib", "1.0", FILES, entry_points="[console_scripts]\nx = lib:y\n", record={"lib/raw.bin": None}
