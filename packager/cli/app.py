@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a failure with its reason, 2 a wrong command line, 70 a bu
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -135,15 +136,35 @@ group = LazyGroup(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Only here do errors become text."""
-    console = Console()
+    _settle_streams()
+    console, status = Console(), 0
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], console)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has left (`packager catalog | head -1`). The interpreter must not trip over it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has left (`packager catalog | head -1`)
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        _drop_output()
+        if status == 0:  # else that was told already
+            what = f"the result cannot be printed: {(error.strerror or str(error)).lower()}"
+            console.problem(Problem(what, mend="look at where standard output goes"))
+        return status or FAILED
     return status
+
+
+def _settle_streams() -> None:
+    """A standard stream that was closed (`>&-`) is `/dev/null`; a character that the output's encoding lacks is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 -- open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """What is still unwritten goes nowhere: the interpreter must not trip over it again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str], console: Console) -> int:

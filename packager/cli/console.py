@@ -1,12 +1,12 @@
 """How packager talks: standard output is data, standard error is talk, and both make sense without colour."""
 
+import json
 import re
 import sys
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from .. import environ
-from ..digest import readable_json
 from ..errors import PackagerError, Problem
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -27,11 +27,17 @@ class Console:
     def aside(self, text: str) -> None:
         """A note beside the data, dim where there is colour."""
         if not self.quiet:
-            print(f"\x1b[2m{text}\x1b[0m" if is_lively(sys.stderr) else text, file=sys.stderr)
+            said = _harmless(text)
+            print(f"\x1b[2m{said}\x1b[0m" if is_lively(sys.stderr) else said, file=sys.stderr)
 
     def data(self, value: Any) -> None:
-        """Data as JSON."""
-        sys.stdout.write(readable_json(value).decode())
+        """Data as JSON, in escapes where the output's encoding lacks a character (or a path is no text)."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = json.dumps(value, indent=2, allow_nan=False)
+        sys.stdout.write(f"{text}\n")
 
     def say(self, text: str) -> None:
         """What a person may like to know."""

@@ -171,8 +171,13 @@ def _name(folder: Path) -> str:
 def _write_new(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        file = path.open("x", encoding="utf-8", newline="\n")
+        try:
+            with file:
+                file.write(text)
+        except OSError:
+            path.unlink()  # half of a spec would be in the way of the next try
+            raise
     except FileExistsError as error:
         what = "there is a spec already" if path.is_file() else "a file is in the way"
         raise OutputError(what, where=str(path), mend="give another name, or remove it first") from error

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from .console import is_lively
+from .console import harmless, is_lively
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -87,7 +87,7 @@ class Plain(Progress):
             self._print(text)
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(harmless(text), file=self._stream, flush=True)
         self._spoke = self._clock()
 
 
@@ -137,7 +137,7 @@ class Bars(Progress):
 
     def say(self, text: str) -> None:
         """Print the line above what moves."""
-        self._console.print(text)
+        self._console.print(harmless(text))
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -1,6 +1,7 @@
 """The command line as a whole: quick help, exit codes, and failures in words."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -150,6 +151,62 @@ def test_a_reader_that_leaves_is_no_failure():
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() in {0, 141}
+
+
+@pytest.mark.parametrize("command", [["init", "x"], ["schema"]])  # one that fits into a buffer, one that does not
+def test_a_full_disk_behind_the_output_is_told_once(tmp_path, command):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "packager", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**buffered, "PYTHONPATH": str(ROOT)},
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("error: the ") == 1
+    assert "no space left on device" in done.stderr
+    assert "OSError" not in done.stderr
+
+
+@pytest.mark.parametrize(("shell", "status"), [("catalog >&-", 0), ("schema >&-", 0), ("biuld 2>&-", 2), ("-V <&-", 0)])
+def test_a_stream_that_is_closed_takes_nothing(shell, status):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m packager {shell}', sys.executable], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    if "2>&-" in shell:
+        assert done.stdout == ""
+
+
+@pytest.mark.parametrize("folder", [b"mod\xc3\xa8le/x", b"\xff/x"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_path_that_cannot_be_printed_is_escaped(tmp_path, folder, encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", "init", folder],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(b"x/packager.yaml\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_json_in_every_encoding(encoding):
+    value = {"é": "模型 😀 \udcff"}
+    code = "import json, sys; from packager.cli.console import Console; Console().data(json.loads(sys.argv[1]))"
+    done = subprocess.run(
+        [*PYTHON, code, json.dumps(value)],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+    )
+    assert json.loads(done.stdout.decode(encoding)) == value
 
 
 def test_colours_are_for_terminals_that_want_them():

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,17 @@ def test_what_init_comments_out_is_right_too(folder, engine):
 
 def test_init_has_every_engine():
     assert set(ENGINES) == set(RECIPES)
+
+
+def test_a_disk_without_room_leaves_no_half_of_a_spec(folder):
+    code = (
+        "import resource, sys; from packager.cli.app import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(main(['init', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: x/packager.yaml: cannot write: ")
+    assert not (folder / "x" / "packager.yaml").exists()
 
 
 def test_init_overwrites_nothing(folder, capsys):
