@@ -142,9 +142,12 @@ def read_manifest(package: Path) -> Manifest:
     path = package / MANIFEST_PATH
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         mend = "give the folder that `packager build` wrote, for example dist/NAME"
         raise PackageError("this folder is not a package: it has no manifest", where=str(path), mend=mend) from None
+    except OSError as error:
+        mend = "give this user the right to read the package"
+        raise PackageError(f"the manifest cannot be read: {error.strerror}", where=str(path), mend=mend) from error
     except ValueError as error:
         raise PackageError(
             f"the manifest is not JSON: {error}", where=str(path), mend="build the package again"

@@ -45,6 +45,10 @@ class Origin:
             raise ValueError("must have no query, fragment or user")
         if not url.isascii() or any(character.isspace() for character in url):
             raise ValueError("must be ASCII without spaces; write others as %XX")
+        try:
+            parts.hostname.encode("idna")  # as the system's look-up does
+        except UnicodeError:
+            raise ValueError(f"{parts.hostname!r} is no name of a host") from None
         tls = parts.scheme == "https"
         return cls(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 

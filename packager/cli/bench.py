@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import Problem
+from ..errors import OutputError, Problem
+from .api_key import api_key, is_key
 from .console import Console
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ _TALK_EVERY = 5.0
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File whose first line is the key to send.",
+    help="File whose first line is the key to send; without it PACKAGER_API_KEY.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write everything there, as JSON with vLLM's keys.")
 @click.pass_context
@@ -84,6 +85,8 @@ def command(ctx: click.Context, /, url: str, **options: Any) -> None:
     console: Console = ctx.obj
     _settle(options)
     target, questions = _target(url, options), _questions(options)
+    if options["output"]:
+        _check_writable(options["output"])
     with Progress.start(quiet=console.quiet) as progress:
         outcomes, seconds, whole = _measure(target, questions, options, progress)
     found = result(_setting(url, options), outcomes, seconds)
@@ -96,6 +99,15 @@ def command(ctx: click.Context, /, url: str, **options: Any) -> None:
         count = f"{found['failed']} of {found['num_prompts']} requests failed"
         console.problem(Problem(f"{count}; the first: {first}", where=url))
     ctx.exit(_INTERRUPTED if not whole else _FAILED if found["failed"] else 0)
+
+
+def _check_writable(file: Path) -> None:
+    """Raise OutputError now for a result that could not be written: not when everything is measured."""
+    try:
+        file.open("a").close()
+    except OSError as error:
+        what = f"the result cannot be written: {(error.strerror or str(error)).lower()}"
+        raise OutputError(what, where=str(file), mend="name another file with --output") from error
 
 
 def _measure(
@@ -164,9 +176,9 @@ def _target(url: str, options: Mapping[str, Any]) -> "Target":
 
 def _key(file: Path | None) -> str | None:
     if file is None:
-        return None
-    key = file.read_text("utf-8").partition("\n")[0].strip()
-    if not key.isascii() or not key.isprintable() or not key:
+        return api_key() or None
+    key = file.read_text("utf-8", errors="replace").partition("\n")[0].strip()
+    if not is_key(key):
         raise click.BadParameter(f"{file}: its first line is no key", param_hint="'--api-key-file'")
     return key
 

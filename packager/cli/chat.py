@@ -1,5 +1,6 @@
 """`packager chat`: talk to a served model, or to a package, in the terminal."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import PackagerError
+from ..errors import PackagerError, RequestError
 from .console import Console, harmless
 
 if TYPE_CHECKING:
     from .talk import Talk
+
+_HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]+(?:/.*)?")
 
 HELP = """\
 /system TEXT   what the model is told before the conversation (nothing: forget it)
@@ -56,16 +59,19 @@ def command(
     A server's API key is read from PACKAGER_API_KEY. When standard input is no terminal, each of its lines is
     a message.
     """
-    from ..environ import API_KEY
+    from .api_key import api_key
     from .local_server import served
     from .talk import Talk
 
     settings = {name: value for name, value in sampling.items() if value is not None}
     console: Console = ctx.obj
+    if _HOST_AND_PORT.fullmatch(target) and not Path(target).exists():
+        said = f"write http://{target} for a server; there is no folder {target}"
+        raise click.BadParameter(said, param_hint="'URL|PACKAGE'")
     with ExitStack() as held:
         url = target if "://" in target else held.enter_context(served(Path(target)))
-        talk = held.enter_context(closing(Talk(url, API_KEY.get(), settings)))
-        conversation = Conversation(talk, model or talk.model(), system)
+        talk = held.enter_context(closing(Talk(url, api_key(), settings)))
+        conversation = Conversation(talk, model or talk.model(), _checked(system))
         if prompt is not None:
             _turn(conversation, prompt, console)
         else:
@@ -99,6 +105,9 @@ def _lines(lively: bool) -> Iterator[str]:  # noqa: FBT001 - the only argument
             line = input("> " if lively else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            what = f"standard input is not text in {error.encoding}"
+            raise RequestError(what, mend="convert it first, with iconv for example") from error
         except KeyboardInterrupt:
             if not lively:
                 raise
@@ -114,7 +123,7 @@ def _obey(conversation: Conversation, line: str, console: Console) -> bool:
     if name == "/clear":
         conversation.messages.clear()
     elif name == "/system":
-        conversation.system = rest.strip()
+        conversation.system = _checked(rest.strip())
     elif name not in ("/quit", "/exit"):
         console.say(HELP)
     return name in ("/quit", "/exit")
@@ -125,7 +134,7 @@ def _turn(conversation: Conversation, text: str, console: Console) -> None:
     from .talk import Pace
 
     pace, pieces = Pace(), list[str]()
-    conversation.messages.append({"role": "user", "content": text})
+    conversation.messages.append({"role": "user", "content": _checked(text)})
     try:
         with closing(conversation.talk.answer(conversation.model, conversation.prompt(), pace)) as answer:
             for piece in answer:
@@ -144,3 +153,14 @@ def _turn(conversation: Conversation, text: str, console: Console) -> None:
         else:
             conversation.messages.pop()
     console.aside(str(pace))
+
+
+def _checked(text: str) -> str:
+    """The text itself; RequestError where the command line or standard input had bytes that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            "this is not text in UTF-8", where=repr(text), mend="convert it first, with iconv for example"
+        ) from error
+    return text

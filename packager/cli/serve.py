@@ -4,11 +4,15 @@ from pathlib import Path
 
 import click
 
+from ..errors import LoadError
+
 
 @click.command("serve")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on; without it the package's.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for any free one; without it the package's."
+)
 @click.pass_context
 def command(ctx: click.Context, package: Path, *, host: str, port: int | None) -> None:
     """Serve the package in the folder PACKAGE until it is stopped.
@@ -16,6 +20,10 @@ def command(ctx: click.Context, package: Path, *, host: str, port: int | None) -
     This Python must have what the package's requirements.txt names. SIGTERM and Ctrl-C drain running
     streams first.
     """
-    from ..runtime.serve import serve
-
+    try:
+        from ..runtime.serve import serve
+    except ModuleNotFoundError as error:
+        what = f"serving needs the Python module {error.name!r}, which is not installed"
+        mend = "pip install 'llm-packager[serve]', or the package's requirements.txt"
+        raise LoadError(what, where=str(package), mend=mend) from error
     ctx.exit(serve(package, host=host, port=port))

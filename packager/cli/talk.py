@@ -50,7 +50,7 @@ class Talk:
     def __init__(self, url: str, key: str, settings: Mapping[str, Any]) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-        self._client = httpx.Client(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout)
+        self._client = httpx.Client(base_url=_address(url), headers=headers, timeout=timeout)
         self._settings = settings
 
     def model(self) -> str:
@@ -81,6 +81,17 @@ class Talk:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _address(url: str) -> httpx.URL:
+    try:
+        found = httpx.URL(url.rstrip("/") + "/")
+        found.host.encode("idna")  # as the system's look-up does
+        if found.scheme in ("http", "https") and found.host and (found.port or 0) < 1 << 16:
+            return found
+    except (httpx.InvalidURL, UnicodeError):
+        pass
+    raise RequestError("this is no address of a server", where=url, mend="write http://HOST:PORT, or https")
 
 
 def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:

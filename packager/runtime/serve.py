@@ -115,9 +115,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last two: a port over 65535, a host that is no name
+        why = error.strerror if isinstance(error, OSError) else error
         raise LoadError(
-            f"cannot listen: {error.strerror}", where=f"{host}:{port}", mend="choose another --host or --port"
+            f"cannot listen: {why}", where=f"{host}:{port}", mend="choose another --host or --port"
         ) from error
 
 

@@ -106,6 +106,7 @@ def test_the_key_is_sent_from_its_file(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["localhost:80"], "must be http://HOST:PORT"),
+        (["http://a..b", "--model", "m"], "'a..b' is no name of a host"),
         (["http://a"], "--api completions needs the model's name"),
         (["http://a", "--api", "predict", "--model", "m"], "/predict takes no model"),
         (["http://a", "--model", "m", "--burstiness", "2"], "--burstiness needs --rate"),
@@ -122,6 +123,38 @@ def test_a_file_without_a_key_is_refused(tmp_path, capsys):
     key.write_text("\nsecret\n")
     assert main(["bench", "http://a", "--model", "m", "--api-key-file", str(key)]) == 2
     assert "its first line is no key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [b"\xff\xfe\n", "clé\n".encode()])
+def test_a_file_that_is_no_text_is_refused(tmp_path, first, capsys):
+    key = tmp_path / "key"
+    key.write_bytes(first)
+    assert main(["bench", "http://a", "--model", "m", "--api-key-file", str(key)]) == 2
+    assert "its first line is no key" in capsys.readouterr().err
+
+
+def test_the_key_of_the_environment_is_sent(monkeypatch):
+    refused = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"
+    monkeypatch.setenv("PACKAGER_API_KEY", "secret")
+    with Canned(refused) as server:
+        assert main(["bench", server.url, "--api", "predict", "--prompts", "1"]) == 1
+    assert b"authorization: bearer secret\r\n" in server.requests[0].lower()
+
+
+def test_a_key_that_no_header_holds_is_refused_and_not_shown(monkeypatch, capsys):
+    monkeypatch.setenv("PACKAGER_API_KEY", "clé\nabc")
+    assert main(["bench", "http://127.0.0.1:9", "--model", "m"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: PACKAGER_API_KEY: this is no API key\n  mend: ")
+    assert "abc" not in said
+
+
+def test_a_result_that_could_not_be_written_is_refused_before_anything_is_asked(server, tmp_path, capsys):
+    target = tmp_path / "nowhere" / "result.json"
+    assert main(["bench", server.url, "--model", "hello", "--prompts", "2", "--output", str(target)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {target}: the result cannot be written: no such file or directory\n  mend: ")
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, capsys):
@@ -143,9 +176,9 @@ def test_an_interrupt_reports_what_there_is():
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
-        assert server.held.wait(60)
+        assert server.held.wait(120)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert out.startswith("requests      2 done, 0 failed, 7 not finished\n")
     assert "Traceback" not in err

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
@@ -69,6 +70,62 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nobody answers" in done.stderr
     assert "mend: is the server up?" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a..b", "http://127.0.0.1:99999", "ftp://a"])
+def test_what_is_no_address(tmp_path: Path, url) -> None:
+    done = chat(url, "--prompt", "x", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {url}: this is no address of a server\n  mend: write http://HOST:PORT, or https\n"
+
+
+def test_an_address_without_its_scheme(tmp_path: Path) -> None:
+    done = chat("localhost:3000", "--prompt", "x", folder=tmp_path)
+    assert done.returncode == 2
+    assert "write http://localhost:3000 for a server" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_not_sent(tmp_path: Path) -> None:
+    with thread_server(tmp_path) as server:
+        server.wait_ready()
+        command = [sys.executable, "-m", "packager", "chat", server.url]
+        settings = {"cwd": tmp_path, "env": environment(tmp_path / "cache"), "capture_output": True}
+        asked = subprocess.run([*command, "--prompt", b"caf\xe9"], check=False, **settings)
+        ordered = subprocess.run([*command, "--prompt", "x", "--system", b"caf\xe9"], check=False, **settings)
+        piped = subprocess.run(command, check=False, input=b"caf\xe9\n", **settings)
+    for done in (asked, ordered):
+        assert done.returncode == 1
+        assert b"error: 'caf\\udce9': this is not text in UTF-8\n  mend: " in done.stderr
+    assert piped.returncode == 1
+    assert b" is not text in " in piped.stderr  # where the locale is C, it comes as an argument does
+    assert b"  mend: " in piped.stderr
+
+
+def test_a_key_that_no_header_holds(tmp_path: Path) -> None:
+    environ = {"PACKAGER_API_KEY": "clé"}
+    done = packager("chat", "http://127.0.0.1:9", "-p", "x", cwd=tmp_path, cache=tmp_path / "cache", env=environ)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PACKAGER_API_KEY: this is no API key\n  mend: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_package_is_not_served_on_when_the_command_is_ended(tmp_path: Path, number) -> None:
+    package = make_package(tmp_path / "package", vendored=False)
+    with subprocess.Popen(
+        [sys.executable, "-m", "packager", "chat", str(package)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=environment(tmp_path / "cache"),
+    ) as process:
+        process.stdin.write(b"here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"here\n"
+        (server,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    wait_until(lambda: not server.is_running(), "the server has ended")
 
 
 def test_controls_of_the_terminal_are_shown_not_obeyed(tmp_path: Path) -> None:
@@ -142,7 +199,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(tmp_path: Path) -> None
         server = held.enter_context(thread_server(tmp_path, delay_ms=200)).wait_ready()
         terminal = held.enter_context(Terminal(server.url, folder=tmp_path))
         terminal.wait_for_prompt(1)
-        terminal.type("one two three four five six seven eight nine\n")
+        terminal.type(f"one two {'and ' * 100}nine\n")  # twenty seconds in which to stop it
         terminal.wait_for("\none two")
         terminal.process.send_signal(2)
         terminal.wait_for("stopped")
@@ -153,4 +210,4 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(tmp_path: Path) -> None
         terminal.wait_for("\nagain")
         terminal.wait_for_prompt(3)
         terminal.type("\x04")
-        assert terminal.process.wait(20) == 0
+        assert terminal.process.wait(60) == 0
