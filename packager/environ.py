@@ -166,15 +166,31 @@ ALL: tuple[Variable, ...] = (
 )
 
 
+def home(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The user's home; None where neither HOME nor the system knows one, as in containers with a user of their own."""
+    values = os.environ if environ is None else environ
+    if named := values.get("HOME", ""):
+        return Path(named)
+    with suppress(RuntimeError):
+        return Path.home()
+    return None
+
+
 def cache_root(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of the local stores; it need not exist yet. Raises SettingError for a link that leads nowhere."""
+    """The folder of the local stores; it need not exist yet.
+
+    Raises SettingError for a link that leads nowhere, and where nothing says a folder.
+    """
     values = os.environ if environ is None else environ
     if chosen := CACHE.get(values):
         path = Path(chosen)
     elif base := values.get("XDG_CACHE_HOME", ""):
         path = Path(base) / "packager"
+    elif user := home(values):
+        path = user / ".cache" / "packager"
     else:
-        path = Path(values.get("HOME") or Path.home()) / ".cache" / "packager"
+        mend = "set it to the folder of the stores, or set HOME"
+        raise SettingError("nothing says where the stores are: this user has no home", where=CACHE.name, mend=mend)
     with suppress(OSError):  # what may not even be looked at is told by whoever needs it
         if path.is_symlink() and not path.exists():
             what = f"the folder of the stores is a link to {path.readlink()}, which is not there"

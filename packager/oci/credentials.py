@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..environ import DOCKER_CONFIG
+from ..environ import DOCKER_CONFIG, home
 from ..errors import RegistryError
 from .reference import DEFAULT_REGISTRY
 
@@ -35,9 +35,10 @@ def find_credential(registry: str, environ: Mapping[str, str] | None = None) -> 
     a broken login into a puzzling refusal. No message holds a secret.
     """
     values = os.environ if environ is None else environ
-    folder = DOCKER_CONFIG.get(values) or str(Path(values.get("HOME") or Path.home()) / ".docker")
+    user = home(values)
+    folder = DOCKER_CONFIG.get(values) or (str(user / ".docker") if user else "")
     path = Path(folder) / "config.json"
-    config = _read(path)
+    config = _read(path) if folder else {}
     keys = _keys(registry)
     helpers = config.get("credHelpers") or {}
     helper = next((helpers[key] for key in keys if helpers.get(key)), "") or config.get("credsStore") or ""

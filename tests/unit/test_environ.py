@@ -1,4 +1,10 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from fakes.machine import missing
 
 from packager import environ
 from packager.errors import SettingError
@@ -48,6 +54,19 @@ def test_stores_that_do_not_exist_yet_or_may_not_be_looked_at(tmp_path):
     loop.symlink_to(loop)
     with pytest.raises(SettingError, match="is a link to"):
         environ.cache_root({"PACKAGER_CACHE": str(loop)})
+
+
+def test_a_user_without_a_home_is_asked_for_the_folder():
+    if os.geteuid() != 0:
+        missing("only root starts a process of a user that the system does not know")
+    code = "from packager.environ import home, cache_root; print(home()); cache_root()"
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], user=54321, env=given, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "None\n"
+    assert "SettingError: PACKAGER_CACHE: nothing says where the stores are: this user has no home" in done.stderr
+    assert environ.home({"HOME": "/home/ada"}) == Path("/home/ada")
 
 
 def test_any_value_where_no_words_are_told():
