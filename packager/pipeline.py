@@ -133,12 +133,13 @@ def _preview(folder: Path, files: tuple[str, ...], reference: str, plan: ImagePl
 
 def image_name(spec: ModelSpec, options: BuildOptions) -> str:
     """`REPOSITORY/NAME:TAG`, from the options where they say, else from the spec."""
-    return full_name(spec.name, options.repository or spec.image.repository, options.tag or spec.image.tag)
+    repository = spec.image.repository if options.repository is None else options.repository
+    return full_name(spec.name, repository, spec.image.tag if options.tag is None else options.tag)
 
 
 def _old_name(package: Package, options: BuildOptions) -> str:
     """The name of a package's image: what the options say, else what its last image was called."""
     name = package.manifest.name
-    if options.repository or options.tag:
+    if options.repository is not None or options.tag is not None:
         return full_name(name, options.repository, options.tag)
     return layout_reference(options.output / f"{name}.oci") or full_name(name, None, None)

@@ -32,7 +32,7 @@ def command(console: Console, image: str, *, target: str | None, output: Path, a
     if target is None and "/" not in reference:
         mend = "name it with --to REGISTRY/TEAM/NAME:TAG, or build it with --repository"
         raise ImageError("this image was built without a registry in its name", where=reference, mend=mend)
-    name = parse_reference(target or reference)
+    name = parse_reference(reference if target is None else target)
     with Progress.start(quiet=console.quiet) as progress:
         progress.stage(f"push {name}")
         tools = make_tools(progress)

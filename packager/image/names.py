@@ -12,7 +12,8 @@ from ..package.read import is_package, read_package
 
 def full_name(name: str, repository: str | None, tag: str | None) -> str:
     """`REPOSITORY/NAME:TAG`, without the first part where no repository is given. Raises ImageError for no such name."""
-    full = "/".join([*([repository.rstrip("/")] if repository else []), f"{name}:{tag or 'latest'}"])
+    within = [] if repository is None else [repository.rstrip("/")]
+    full = "/".join([*within, f"{name}:{'latest' if tag is None else tag}"])
     parse_reference(full)
     return full
 
@@ -40,6 +41,9 @@ def named_in_registry(name: str) -> Image:
 
     Raises ImageError for what is plainly a path, RegistryError.
     """
+    if is_package(Path(name)):
+        mend = "give its image: the layout folder that `packager build` wrote beside it, or the image's reference"
+        raise ImageError("this is a package, not an image", where=name, mend=mend)
     if Path(name).exists() or name.endswith(".oci") or name.startswith((".", "/")):
         mend = "give a package folder, the layout folder that `packager build` wrote, or an image's reference"
         raise ImageError("this is neither a package nor an OCI layout", where=name, mend=mend)
