@@ -1,6 +1,7 @@
 """pydantic's errors in our words, each at its place in the file."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,16 @@ _WANTED: Mapping[str, str] = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+
+_MEANT: Mapping[str, str] = {
+    "engine": "kind",
+    "image.base": "kind",
+    "weights": "source",
+    "conversion": "source",
+    "hardware": "gpu",
+    "serving": "server",
+}
+"""The key that a word is meant for where a mapping is wanted."""
 
 
 def judge(errors: Iterable[Mapping[str, Any]], document: Document) -> list[tuple[Position, Problem]]:
@@ -155,8 +166,9 @@ def _wrong_type(error: Mapping[str, Any], name: str, wanted: str, raw: str | Non
         mend = f"write it without quotes: {int(value)}" if len(value) < 19 else ""
     elif wanted == "a list" and isinstance(value, str):
         mend = f"write [{value}]" if quoted(value) == f"'{value}'" else ""
-    elif wanted == "a mapping" and isinstance(value, str) and name in {"engine", "image.base"}:
-        mend = f"write `{name.rpartition('.')[2]}: {{kind: {value}}}`" if value.isidentifier() else ""
+    elif wanted == "a mapping" and isinstance(value, str) and name in _MEANT:
+        plain = re.fullmatch(r"[\w./:-]+", value)
+        mend = f"write `{name.rpartition('.')[2]}: {{{_MEANT[name]}: {value}}}`" if plain else ""
     return f"`{name}` must be {wanted}, not {_shown(value, raw)}", mend
 
 

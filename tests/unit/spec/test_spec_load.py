@@ -224,6 +224,12 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         ("name: x\nengine: {threads: 1}", ["2:1 `engine` has no `kind` | add one of: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: {kind: 8}", ["2:16 unknown engine '8' | the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: echo", ["2:9 `engine` must be a mapping, not the text 'echo' | write `engine: {kind: echo}`"]),
+        (ECHO + "hardware: a100-40gb\nserving: triton", [
+            "3:11 `hardware` must be a mapping, not the text 'a100-40gb' | write `hardware: {gpu: a100-40gb}`",
+            "4:10 `serving` must be a mapping, not the text 'triton' | write `serving: {server: triton}`"]),
+        ("name: x\nengine: {kind: llama_cpp}\nweights: file://a b", ["3:10 `weights` must be a mapping, not the text 'file://a b' | "]),
+        ("name: x\nengine: {kind: llama_cpp}\nweights: file://model.gguf", [
+            "3:10 `weights` must be a mapping, not the text 'file://model.gguf' | write `weights: {source: file://model.gguf}`"]),
         ("name: x\nengine:", ["2:8 `engine` must be a mapping, not nothing | "]),
         # names
         ("name: Hello\nengine: {kind: echo}", ["1:7 `name` must be lower-case letters and digits, joined by `-`, `_` or `.`, not 'Hello' | "]),
@@ -387,7 +393,7 @@ def test_paths_that_are_no_spec(folder):
             assert (found.where[-len(where) :], found.what) == (where, what)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=120))
 def test_any_bytes_are_a_spec_or_a_spec_error(tmp_path, data):
     path = tmp_path / "packager.yaml"
