@@ -5,13 +5,16 @@ BIN := .venv/bin
 # What bootstrap.py found missing on this machine and unpacked from a Debian package (libgomp.so.1), without root.
 demo test engines: export LD_LIBRARY_PATH := $(CURDIR)/.venv/lib/system$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 
+# A test that hangs ends the run after twenty minutes, and where each of its threads stands is shown.
+HANGING := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
+
 .PHONY: demo test engines lint format bench catalog docs requirements core dev clean docker-base
 
 demo: core  ## build examples/hello, serve it with bentoml, stream an answer
 	@$(BIN)/python examples/demo.py
 
 test: dev lint  ## every test this machine can run; says what it skipped and why
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(HANGING)
 	@$(BIN)/python .ci/engines.py test
 
 engines: dev  ## an environment for each engine, in which `make test` runs the conformance suite too
@@ -37,7 +40,7 @@ bench: dev  ## the numbers of README and docs, as ratios in one run
 	.venv-vllm/bin/python benchmarks/walkthroughs.py; \
 	else echo "walk-throughs left out: there is no .venv-vllm or no .venv-transformers (make engines)"; fi
 
-catalog: dev  ## every example locked, packaged and imaged, with real wheels (some 20 GB): a table of digests and layers
+catalog: dev  ## every example locked, packaged and imaged, with real wheels (some 16 GB): a table of digests and layers
 	@$(BIN)/python .ci/catalog.py
 
 docs: dev  ## regenerate docs/reference
