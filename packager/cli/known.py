@@ -73,7 +73,8 @@ def know(file: SpecFile, tools: Tools) -> Known:
     # An engine was compiled of such files, and is as large as what was made of them.
     compiled = file.spec.engine.kind == "tensorrt_llm_engine"
     if files is None and not compiled and (index := _beside(file, INDEX)) is not None:
-        total = index.get("metadata", {}).get("total_size")
+        said = index.get("metadata")
+        total = said.get("total_size") if isinstance(said, dict) else None
         files, source = (total, INDEX) if isinstance(total, int) else (None, source)
     return Known(config, origin, files, source if files else "", _limits(locked))
 

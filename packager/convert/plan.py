@@ -222,9 +222,8 @@ def _quantized(file: SpecFile, asked: ConversionSpec) -> Iterator[Problem]:
     if word not in ALGORITHMS:
         what = f"TensorRT-LLM's LLM does not quantize to {word}"
         yield Problem(what, file.where("quantization"), f"write one of: {', '.join(ALGORITHMS)}")
-    elif word in _BY_WEIGHTS_ALONE and cache == "fp8":
-        # models/*/convert.py quantize of 1.2 asserts an int8 cache there.
-        what = f"TensorRT-LLM compiles no fp8 key-value cache with `quantization: {word}`"
+    elif (row := RECIPES[file.spec.engine.kind].format("kv_cache", cache)) is not None and word in row.without:
+        what = f"TensorRT-LLM compiles no {cache} key-value cache with `quantization: {word}`"
         mend = "write `kv_cache: auto` or `int8`, or `quantization: none`, `awq` or `fp8`"
         yield Problem(what, file.where("engine", "kv_cache"), mend)
     elif asked.calibration is not None and not _calibrates(word, cache):

@@ -18,7 +18,7 @@ from ..spec.load import SpecFile
 from .built import dropped_by_gpu
 from .drift import engine_version, python_requirements
 from .hardware import gpu_of, listed, newer, too_old
-from .model import ModelFacts
+from .model import WHOLE, ModelFacts
 
 
 def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None]) -> None:
@@ -35,7 +35,7 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
         *_needs(file, model),
         *_weights_on_gpu(file, model),
         *_dtype(file, model),
-        *_heads(file, model),
+        *unshared_heads(file, model),
         *_context(file, model),
     )
     if problems:
@@ -194,7 +194,8 @@ def _groups(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     if row is None or model.group is None or model.group in row.groups.get(taken, (model.group,)):
         return ()
     sizes = listed(str(size) for size in row.groups[taken])
-    what = f"{recipe.engine}'s {taken} takes {model.method} in groups of {sizes}; these weights are in groups of {model.group}"
+    these = "have a scale for each column" if model.group == WHOLE else f"are in groups of {model.group}"
+    what = f"{recipe.engine}'s {taken} takes {model.method} in groups of {sizes}; these weights {these}"
     backends = recipe.record.backends if recipe.record else {}
     able = [one for one in backends if model.group in row.groups.get(one, (model.group,))]
     advice = [f"write `backend: {one}`" for one in able if model.method in backends[one]]
@@ -310,7 +311,8 @@ def _dtype(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     return too_old(file, who, row.floor, where=file.where("engine", "dtype"), instead="write `dtype: float16`")
 
 
-def _heads(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+def unshared_heads(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
+    """The problem with attention heads that cannot be shared evenly by as many GPUs as share a layer."""
     parallel, heads = getattr(file.spec.engine, "tensor_parallel", 1), model.heads
     if heads is None or heads % parallel == 0:
         return ()

@@ -21,7 +21,8 @@ def unknown_gpu(file: SpecFile) -> tuple[Problem, ...]:
     name = file.spec.hardware.gpu
     if name is None or name in GPUS:
         return ()
-    near = [one for one in GPUS if one.startswith(name) or name.startswith(f"{one}-")]
+    parts = set(name.split("-"))  # as drivers and clouds call them: nvidia-a100-sxm4-80gb
+    near = [one for one in GPUS if one.startswith(name) or parts.issuperset(one.split("-"))]
     near = near or difflib.get_close_matches(name, GPUS, n=3, cutoff=0.7)
     mend = f"did you mean {listed(f'`{one}`' for one in near)}?" if near else f"it can be: {', '.join(GPUS)}"
     return (Problem(f"unknown GPU '{name}'", file.where("hardware", "gpu"), mend),)

@@ -10,7 +10,15 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length
 _STRETCHES = ("linear", "dynamic")
 """Kinds of RoPE scaling whose `factor` comes on top of the length in config.json; with the others it is in it (vLLM
 0.32.0, config/model.py _get_and_verify_max_len)."""
-_PLAIN = ("default", "llama3", "longrope", "su", "yarn", "deepseek_yarn")
+_PLAIN = ("default", "llama3", "longrope", "mrope", "su", "yarn", "deepseek_yarn")
+_SCALED = "gemma3"
+"""How the names of those begin whose length is scaled already, whatever the kind (the same function)."""
+_MOST_FACTOR = 4096
+"""JSON has Infinity; no model stretches its positions so far."""
+INNER = ("text_config", "llm_config", "language_config")
+"""Where a model with eyes or ears keeps its language model's configuration."""
+WHOLE = -1
+"""As a group: a scale for each column of a matrix, which is AutoGPTQ's word for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +28,7 @@ class ModelFacts:
     `architectures` are names in the words of the format: classes of transformers, a GGUF architecture, the kind of
     a CTranslate2 model. `quantization` is `METHOD` or `METHOD:KIND`, `dtype` the number format of the rest. `heads`
     are attention heads, `context` tokens that it was trained for. `group` is how many weights of a quantized model share
-    a scale. `own_code` says that the weights bring the class
-    that runs them.
+    a scale, or WHOLE. `own_code` says that the weights bring the class that runs them.
     """
 
     architectures: tuple[str, ...] = ()
@@ -40,7 +47,7 @@ class ModelFacts:
 
 def facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
     """The facts in the config.json of a transformers folder."""
-    text = _mapping(config, "text_config")  # a model with eyes or ears keeps its language model's facts there
+    text = language_of(config)
     named = config.get("architectures")
     dtype = next((one for one in _values((config, text), ("dtype", "torch_dtype")) if isinstance(one, str)), "")
     return ModelFacts(
@@ -52,6 +59,11 @@ def facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
         group=_group(config, text),
         own_code="AutoModelForCausalLM" in _mapping(config, "auto_map"),
     )
+
+
+def language_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's own configuration in that of a model with eyes or ears; empty where there is none."""
+    return next((one for key in INNER if (one := _mapping(config, key))), {})
 
 
 def facts_of_gguf(head: bytes) -> ModelFacts:
@@ -86,6 +98,8 @@ def _group(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     said = _said_of_quantization(config, text)
     # compressed-tensors has it in the first of its groups of layers
     layers = _mapping(_mapping(_mapping(said, "config_groups"), "group_0"), "weights")
+    if layers.get("strategy") == "channel" or said.get("group_size") == WHOLE:
+        return WHOLE
     return _number((said, layers), ("group_size", "q_group_size"))
 
 
@@ -111,11 +125,16 @@ def _context(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     length = _number((config, text), _CONTEXT)
     ropes = _values((config, text), ("rope_scaling", "rope_parameters"))
     rope = next((one for one in ropes if isinstance(one, Mapping)), {})
+    names = _values((config, text), ("model_type",))
+    if any(isinstance(one, str) and one.startswith(_SCALED) for one in names):
+        return length
     kind, factor = rope.get("rope_type", rope.get("type", "default")), rope.get("factor")
     if length is None or not rope or kind in _PLAIN:
         # Parameters for each kind of layer lie one level deeper; they have no common factor.
         return None if any(isinstance(one, Mapping) for one in rope.values()) else length
-    return int(length * factor) if kind in _STRETCHES and isinstance(factor, int | float) else None
+    if kind not in _STRETCHES or not isinstance(factor, int | float) or not 0 < factor < _MOST_FACTOR:
+        return None
+    return int(length * factor)
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -24,7 +24,8 @@ class Format:
     weights too, else `made_by` says what makes them. Weights whose config does not say it are known by a `file`: one
     that ends so, in place of the last of the recipe's. `needs` are distributions that weights like this take beside the
     engine; without `splits` they stay on one GPU (no tensor parallel). `groups` are how many weights may share a scale,
-    by the `engine.backend` that takes no other sizes.
+    by the `engine.backend` that takes no other sizes. `without`, of a cache, are words of `quantization` that it does not
+    go with.
     `source` is where the row is from.
     """
 
@@ -43,6 +44,7 @@ class Format:
     needs: tuple[str, ...] = ()
     splits: bool = True
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

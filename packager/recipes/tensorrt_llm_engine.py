@@ -30,7 +30,8 @@ RECIPE = Recipe(
         ),
         "kv_cache": (
             Format("int8", _BUILDER, floor=80, below=100),
-            Format("fp8", _MATRIX, floor=89),
+            # models/*/convert.py quantize of 1.2 asserts an int8 cache beside weights that alone are quantized.
+            Format("fp8", _MATRIX, floor=89, without=("int8", "int4")),
         ),
     },
 )

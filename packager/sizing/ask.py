@@ -1,17 +1,22 @@
 """From a spec and its model's config.json to what has to fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from ..errors import SpecError
+from ..lock.gates import unshared_heads
+from ..lock.hardware import gpu_of
 from ..lock.model import ModelFacts, facts_of_config
 from ..spec.load import SpecFile
 from ..spec.model import ModelSpec
 from .compiled import Limits, config_of_engine, limits_of_engine
 from .demand import Demand, Place, Weights
 from .engines import ENGINES
-from .formats import BYTES, CACHES, Width, width_at_load, width_of_weights
+from .formats import BYTES, CACHES, Width, is_unpacked, width_at_load, width_of_weights
 from .gguf import width_of_gguf
 from .shape import read_shape
 
@@ -46,8 +51,11 @@ def demand_of(
         raise SpecError(what, where=file.where("engine", "kind"), mend=mend)
     if (own := config_of_engine(config)) is not None:
         limits, config = limits or limits_of_engine(config), own
-    facts = facts_of_config(config)
     shape = read_shape(config, where=where)
+    facts = facts_of_config(config)
+    facts = replace(facts, heads=shape.heads, context=facts.context or shape.context)
+    if problems := unshared_heads(file, facts):
+        raise SpecError.collect(problems)
     kv_cache = getattr(spec.engine, "kv_cache", "auto")
     if kv_cache != "auto" and kv_cache not in CACHES.get(kind, {}):
         what = f"what `kv_cache: {kv_cache}` takes is not known"
@@ -65,6 +73,7 @@ def demand_of(
         piece=_piece(spec, limits),
         kv_cache=kv_cache,
         quantization=spec.quantization,
+        method=facts.quantization,
     )
 
 
@@ -151,7 +160,18 @@ def _weights(file: SpecFile, config: Mapping[str, Any], facts: ModelFacts, files
     width = width_of_weights(facts.quantization, _said(config))
     if width is None and files is None:
         raise _unsized(file, f"what weights take that are {facts.quantization} is not known")
-    return Weights(width, loads, files, width, loads)
+    return Weights(width, loads, files, None if _unpacked(file, facts) else width, loads)
+
+
+def _unpacked(file: SpecFile, facts: ModelFacts) -> bool:
+    """Whether the engine makes 16 bits of these weights when it loads them: of mxfp4 too, without the distribution kernels
+    (transformers 5.23.0, quantizers/quantizer_mxfp4.py validate_environment).
+    """
+    spec, gpu = file.spec, gpu_of(file.spec)
+    if spec.engine.kind == "transformers" and facts.method == "mxfp4":
+        named = {canonicalize_name(Requirement(line).name) for line in spec.image.python_packages}
+        return "kernels" not in named
+    return is_unpacked(spec.engine.kind, facts.quantization, None if gpu is None else gpu.capability)
 
 
 def _named(spec: ModelSpec) -> Width | None:

@@ -1,5 +1,6 @@
 """The smallest change to a spec with which its model fits: candidates in the order of what they cost, tried one by one."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,7 @@ from ..recipes import RECIPES
 from ..recipes.gpus import GPUS
 from ..recipes.recipe import Format
 from .demand import Demand, Place, measure
-from .formats import CACHES, width_at_load
+from .formats import CACHES, is_unpacked, width_at_load
 
 LEAST_CONTEXT = 2048
 """Tokens: a shorter context is no mend of a spec that asks for more, it is another product."""
@@ -41,6 +42,7 @@ def changes_that_fit(demand: Demand) -> tuple[Change, ...]:
 
 
 def _changes(demand: Demand) -> Iterator[Change]:
+    yield from _given_cache(demand)
     yield from _fewer_requests(demand)
     yield from _shorter_context(demand)
     yield from _narrower(demand)
@@ -52,6 +54,15 @@ def _narrower(demand: Demand) -> Iterator[Change]:
     yield from _cache_formats(demand)
     yield from _quantizations(demand)
     yield from _more_gpus(demand)
+
+
+def _given_cache(demand: Demand) -> Iterator[Change]:
+    """Another size than the one that the spec gives the cache: what is asked for, and no more."""
+    if demand.place.cache_gib is not None:
+        asked = measure(replace(demand, place=replace(demand.place, cache_gib=None))).cache
+        given = math.ceil(asked / 2**30 * 100) / 100
+        place = replace(demand.place, cache_gib=given)
+        yield Change("kv_cache_gib", f"`engine.kv_cache_gib: {given}`", replace(demand, place=place))
 
 
 def _fewer_requests(demand: Demand) -> Iterator[Change]:
@@ -80,20 +91,27 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _cache_formats(demand: Demand) -> Iterator[Change]:
+    """The widest first, and of those as wide the first: LMDeploy's fp8 is not TurboMind's, and its int8 is both engines'."""
     rows, sizes = RECIPES[demand.engine].formats.get("kv_cache", ()), CACHES.get(demand.engine, {})
+    tried = {2.0}
     for row in sorted((row for row in rows if row.name in sizes), key=lambda row: -sizes[row.name].number):
-        if sizes[row.name].number < 2 and _runs(row, demand.place):
+        width = sizes[row.name].number
+        if width not in tried and _runs(row, demand.place) and demand.quantization not in row.without:
+            tried.add(width)
             yield Change("kv_cache", f"`engine.kv_cache: {row.name}`", replace(demand, kv_cache=row.name))
 
 
 def _quantizations(demand: Demand) -> Iterator[Change]:
     """Of weights that are not quantized: first what the engine makes of them itself, the widest first."""
-    if demand.weights.stored is not None or demand.weights.loaded is not None:
+    recipe, now = RECIPES[demand.engine], demand.weights.loaded
+    asked, cache = recipe.format("quantization", demand.quantization), recipe.format("kv_cache", demand.kv_cache)
+    if demand.method or demand.weights.stored is not None or (asked is not None and not asked.at_load):
         return
-    rows = RECIPES[demand.engine].formats.get("quantization", ())
-    for row in sorted(rows, key=lambda row: not row.at_load):
+    for row in sorted(recipe.formats.get("quantization", ()), key=lambda row: not row.at_load):
         width = width_at_load(demand.engine, row.name)
-        if width is None or not _runs(row, demand.place):
+        if width is None or not _runs(row, demand.place) or (now is not None and width.bits >= now.bits):
+            continue
+        if cache is not None and row.name in cache.without:
             continue
         words = f"`quantization: {row.name}`" + (f" with weights that {row.made_by} made" if row.made_by else "")
         weights = replace(demand.weights, loaded=width)
@@ -102,8 +120,8 @@ def _quantizations(demand: Demand) -> Iterator[Change]:
 
 
 def _more_gpus(demand: Demand) -> Iterator[Change]:
-    place, splits = demand.place, demand.memory.splits
-    if splits == "none":
+    place, splits, row = demand.place, demand.memory.splits, _row(demand)
+    if splits == "none" or (splits == "tensor" and row is not None and not row.splits):
         return
     now = place.tensor * place.pipeline
     for count in (2, 4, 8):  # GPUs of one host, as they are sold
@@ -129,15 +147,26 @@ def _larger_gpu(demand: Demand) -> Iterator[Change]:
     if not place.gpu.startswith(_CARDS):
         larger = [name for name in larger if not name.startswith(_CARDS)]
     for name in sorted(larger, key=lambda name: GPUS[name].bytes):
-        yield Change("gpu", f"`hardware.gpu: {name}`", replace(demand, place=replace(place, gpu=name)))
+        weights = demand.weights
+        if is_unpacked(demand.engine, demand.method, None):  # on some GPUs
+            packed = not is_unpacked(demand.engine, demand.method, GPUS[name].capability)
+            weights = replace(weights, loaded=weights.stored if packed else None)
+        moved = replace(demand, weights=weights, place=replace(place, gpu=name))
+        yield Change("gpu", f"`hardware.gpu: {name}`", moved)
 
 
 def _has_all(demand: Demand, capability: int) -> bool:
     """Whether the engine runs there, with its cache and its numbers."""
     recipe = RECIPES[demand.engine]
     said = {"kv_cache": demand.kv_cache, "quantization": demand.quantization, "dtype": demand.weights.dtype}
-    rows = [recipe.format(where, name) for where, name in said.items()]
+    rows = [_row(demand), *(recipe.format(where, name) for where, name in said.items())]
     return capability >= recipe.floor and all(row is None or _has(row, capability) for row in rows)
+
+
+def _row(demand: Demand) -> Format | None:
+    """What the recipe says of weights that are quantized as these are."""
+    recipe, method = RECIPES[demand.engine], demand.method
+    return recipe.format("weights", method) or recipe.format("weights", method.partition(":")[0])
 
 
 def _has(row: Format, capability: int) -> bool:

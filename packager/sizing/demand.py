@@ -54,7 +54,8 @@ class Place:
 class Demand:
     """What is asked: a model, an engine, and how many tokens of how many requests have to be in memory at once.
 
-    `slots` are requests that are computed together, `piece` the tokens of prompts that are.
+    `slots` are requests that are computed together, `piece` the tokens of prompts that are. `quantization` is the spec's
+    word, `method` what the weights call their own (lock/model.py), empty where they are not quantized.
     """
 
     engine: str
@@ -67,6 +68,7 @@ class Demand:
     piece: int
     kv_cache: str = "auto"
     quantization: str = "none"
+    method: str = ""
 
     @property
     def memory(self) -> Memory:

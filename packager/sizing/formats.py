@@ -103,6 +103,14 @@ def width_of_weights(quantization: str, said: Mapping[str, Any]) -> Width | None
     return None
 
 
+def is_unpacked(engine: str, quantization: str, capability: int | None) -> bool:
+    """Whether the engine makes 16 bits of such weights when it loads them, on a GPU of ten times that capability or on CPU.
+
+    transformers 5.23.0, quantizers/quantizer_finegrained_fp8.py validate_environment.
+    """
+    return engine == "transformers" and quantization == "fp8" and (capability is None or capability < 89)
+
+
 def grouped(bits: int, group: int) -> Width:
     """Integers of so many bits that share a scale and a zero point; a `group` of -1 is a whole column."""
     return Width(bits + ((16 + bits) / group if group > 0 else 0), _GPTQ)

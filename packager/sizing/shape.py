@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SpecError
+from ..lock.model import language_of
 from .families import FAMILIES, UNKNOWN, Family
 
-_INNER = ("text_config", "llm_config", "language_config")
-"""Where a model with eyes or ears keeps its language model's configuration."""
 _ROUTED = ("num_local_experts", "n_routed_experts", "num_experts")
+_MOST = 1 << 24
+"""What counts as a number of anything: a configuration with more is none of a model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Shape:
 
     `name` is its model_type; `estimated` says why a count of its parameters is only an estimate, or is empty.
     `windows` has for each layer the tokens that it sees, None for all. `value_dim` is `head_dim` but for latent
-    attention. `context` is what the model was trained for, where the configuration says it.
+    attention. `context` is what the model was trained for, where its class says it and the configuration does not.
     """
 
     name: str
@@ -64,14 +65,17 @@ class Shape:
     windows: tuple[int | None, ...]
     latent: Latent | None
     experts: Experts | None
+    context: int | None = None
 
 
 def read_shape(config: Mapping[str, Any], *, where: str) -> Shape:
     """The shapes in the config.json of a transformers model. Raises SpecError naming what it lacks."""
-    inner = next((config[key] for key in _INNER if isinstance(config.get(key), Mapping)), None)
-    said = _Config({**config, **inner} if inner is not None else config, where)
-    name = str(said.values.get("model_type", ""))
+    inner = language_of(config)
+    whole = {**config, **inner}
+    name = str(whole.get("model_type", ""))
     family = FAMILIES.get(name, UNKNOWN)
+    silent = {key: one for key, one in family.silent.items() if key not in whole} if inner else {}
+    said = _Config(whole | silent, where)
     layers, hidden = said.number("num_hidden_layers", "n_layer"), said.number("hidden_size", "n_embd")
     heads = said.number("num_attention_heads", "n_head")
     latent = _latent(said)
@@ -79,7 +83,7 @@ def read_shape(config: Mapping[str, Any], *, where: str) -> Shape:
     return Shape(
         name=name,
         family=family,
-        estimated=_doubt(name, beside=inner is not None),
+        estimated=_doubt(name, beside=bool(inner)),
         layers=layers,
         hidden=hidden,
         heads=heads,
@@ -93,6 +97,7 @@ def read_shape(config: Mapping[str, Any], *, where: str) -> Shape:
         windows=_windows(said, family, layers),
         latent=latent,
         experts=_experts(said, layers),
+        context=silent.get("max_position_embeddings"),
     )
 
 
@@ -104,7 +109,7 @@ class _Config:
     def count(self, *names: str) -> int:
         """The first of these that is a number of things; 0 where none is."""
         found = (self.values.get(name) for name in names)
-        return next((one for one in found if isinstance(one, int) and not isinstance(one, bool) and one > 0), 0)
+        return next((one for one in found if type(one) is int and 0 < one < _MOST), 0)
 
     def number(self, *names: str) -> int:
         """The same, where there has to be one."""
@@ -133,7 +138,8 @@ def _experts(said: _Config, layers: int) -> Experts | None:
         return None
     width = said.count("moe_intermediate_size") or said.number("intermediate_size")
     step = said.count("decoder_sparse_step", "moe_layer_freq") or 1
-    dense = said.values.get("mlp_only_layers") or []
+    listed = said.values.get("mlp_only_layers")
+    dense = listed if isinstance(listed, list) else []
     first = said.count("first_k_dense_replace")
     # qwen2_moe and qwen3_moe count from one, deepseek from zero; all that are published have a step of one.
     routed = [one for one in range(first, layers) if one not in dense and (one + (not first)) % step == 0]

@@ -8,7 +8,7 @@ import pytest
 from packager.errors import SpecError
 from packager.lock.check import check
 from packager.lock.gates import check_dropped, check_files, check_python, check_weights, needs_code
-from packager.lock.model import ModelFacts
+from packager.lock.model import WHOLE, ModelFacts
 from packager.recipes.gpus import GPUS
 from packager.spec.load import load_spec
 
@@ -75,6 +75,17 @@ class TestCheck:
                 "h100-80gb",
                 "unknown GPU 'h100-80gb'",
                 "did you mean `h100`?",
+            ),
+            *(
+                ("kind: vllm", [gpu(name)], name, f"unknown GPU '{name}'", f"did you mean {near}?")
+                for name, near in {
+                    "nvidia-h100-80gb-hbm3": "`h100`",
+                    "a100-sxm4-80gb": "`a100-80gb`",
+                    "nvidia-a100-pcie-40gb": "`a100-40gb`",
+                    "tesla-t4": "`t4`",
+                    "nvidia-geforce-rtx-4090": "`rtx-4090`",
+                    "h100-nvl-94gb": "`h100` or `h100-nvl`",
+                }.items()
             ),
             (
                 "kind: vllm",
@@ -433,6 +444,14 @@ class TestWeights:
                 facts("gptq", group=32),
                 "'file",
                 "lmdeploy's turbomind takes gptq in groups of 128; these weights are in groups of 32",
+                "use the engine transformers, use the engine vllm or quantize them in groups of 128",
+            ),
+            (
+                "kind: lmdeploy",
+                [gpu("l4"), "quantization: gptq"],
+                facts("gptq", group=WHOLE),
+                "'file",
+                "lmdeploy's turbomind takes gptq in groups of 128; these weights have a scale for each column",
                 "use the engine transformers, use the engine vllm or quantize them in groups of 128",
             ),
             (

@@ -1,11 +1,12 @@
 """What weights say of themselves, read without an engine."""
 
+import math
 import struct
 from pathlib import Path
 
 import pytest
 
-from packager.lock.model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
+from packager.lock.model import INNER, WHOLE, ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 
 HELLO = Path(__file__).resolve().parents[3] / "examples" / "hello"
 
@@ -22,8 +23,9 @@ class TestConfig:
 
     def test_a_model_with_eyes_keeps_its_language_model_one_level_deeper(self):
         text = {"dtype": "float16", "num_attention_heads": 16, "max_position_embeddings": 4096}
-        found = facts_of_config({"architectures": ["AForConditionalGeneration"], "text_config": text})
-        assert (found.dtype, found.heads, found.context) == ("float16", 16, 4096)
+        for place in INNER:
+            found = facts_of_config({"architectures": ["AForConditionalGeneration"], place: text})
+            assert (found.dtype, found.heads, found.context) == ("float16", 16, 4096)
 
     def test_older_names(self):
         found = facts_of_config({"n_head": 12, "n_positions": 1024, "torch_dtype": "torch.float16"})
@@ -63,6 +65,11 @@ class TestConfig:
             ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, None),
             ({"rope_scaling": {"type": "of another kind", "factor": 4.0}}, None),
             ({"rope_scaling": {"type": "linear", "factor": "4"}}, None),
+            ({"rope_scaling": {"type": "linear", "factor": math.inf}}, None),
+            ({"rope_scaling": {"type": "linear", "factor": -2}}, None),
+            ({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, 4096),  # Qwen2-VL
+            ({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 4096),
+            ({"model_type": "gemma3", "rope_parameters": {"full_attention": {"rope_type": "default"}}}, 4096),
         ],
     )
     def test_context_with_scaled_positions(self, rope, context):
@@ -73,7 +80,8 @@ class TestConfig:
         [
             ({"quant_method": "awq", "group_size": 64}, 64),
             ({"quant_method": "awq", "q_group_size": 128}, 128),
-            ({"quant_method": "gptq", "group_size": -1}, None),
+            ({"quant_method": "gptq", "group_size": -1}, WHOLE),
+            ({"config_groups": {"group_0": {"weights": {"group_size": None, "strategy": "channel"}}}}, WHOLE),
             ({"config_groups": {"group_0": {"weights": {"group_size": 32}}}}, 32),
             ({"config_groups": {"group_0": {"weights": {"group_size": None}}}}, None),
             ({"quant_method": "fp8"}, None),

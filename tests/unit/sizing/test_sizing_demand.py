@@ -14,6 +14,7 @@ from packager.sizing.compiled import Limits
 from packager.sizing.demand import measure, weights_bytes
 from packager.sizing.engines import CONTEXT, ENGINES
 from packager.sizing.formats import width_at_load, width_of_weights
+from packager.sizing.parameters import count_parameters
 from packager.sizing.shape import read_shape
 
 GIB = 2**30
@@ -118,6 +119,25 @@ class TestWeights:
         """openai/gpt-oss-20b: 13.76 GB of safetensors. deepseek-ai/DeepSeek-V3 without its extra layer: 671 GB."""
         assert weights_bytes(demand("gpt-oss-20b", VLLM)) == pytest.approx(13.76e9, rel=0.01)
         assert weights_bytes(demand("deepseek-v3", VLLM)) == pytest.approx(673e9, rel=0.01)
+
+    @pytest.mark.parametrize(("gpu", "bits"), [("a100-80gb", 16), ("h100", 8), ("", 16)])
+    def test_fp8_that_transformers_makes_16_bits_of(self, demand, gpu, bits):
+        """Without hardware for it, as `packager lock` says; the files are as large as they are."""
+        config = config_of("llama-3-8b") | {"quantization_config": {"quant_method": "fp8"}}
+        hardware = f"\nhardware: {{gpu: {gpu}}}" if gpu else ""
+        counted = count_parameters(read_shape(config, where=""))
+        expected = counted.split * bits // 8 + (counted.total - counted.split) * 2
+        for files in (None, counted.split + (counted.total - counted.split) * 2):
+            asked = demand(config, f"engine: {{kind: transformers}}{hardware}", files=files)
+            assert weights_bytes(asked) == expected
+        assert weights_bytes(demand(config, f"{VLLM}{hardware}")) < 1.2 * counted.total
+
+    def test_mxfp4_that_transformers_makes_16_bits_of(self, demand):
+        """It needs the distribution kernels for it, which no package has by itself."""
+        spec, total = "engine: {kind: transformers}\nhardware: {gpu: h100}", 20914757184
+        assert weights_bytes(demand("gpt-oss-20b", spec)) == 2 * total
+        more = f"{spec}\nimage: {{python_packages: ['Kernels>=0.12']}}"
+        assert weights_bytes(demand("gpt-oss-20b", more)) == weights_bytes(demand("gpt-oss-20b", VLLM))
 
     def test_four_bits_in_groups(self, demand):
         """TheBloke/Mistral-7B-Instruct-v0.2-AWQ: 4.15 GB."""
@@ -246,6 +266,25 @@ class TestFits:
         assert problem.where.endswith(where)
         assert problem.mend == "write 2048 or less"
         assert demand("phi-2", VLLM, context=2048).context == 2048
+
+    def test_heads_that_so_many_gpus_cannot_share(self, demand):
+        spec = "engine: {kind: vllm, tensor_parallel: 3}\nhardware: {gpu: h100, count: 3}"
+        with pytest.raises(SpecError) as caught:
+            demand("mistral-7b-v0.2", spec)
+        (problem,) = caught.value.problems
+        assert problem.what == "`tensor_parallel: 3` cannot share the model's 32 attention heads"
+        assert (problem.where.rpartition("packager.yaml:")[2], problem.mend) == (
+            "3:39",
+            "write one of: 1, 2, 4, 8, 16, 32",
+        )
+
+    def test_a_context_that_the_class_says_alone(self, demand):
+        """google/gemma-3-4b-it: of its text_config's heads and length nothing is said."""
+        text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+        text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
+        asked = demand({"model_type": "gemma3", "text_config": text}, VLLM)
+        assert asked.context == 131072
+        assert weights_bytes(asked) == pytest.approx(2 * 3.88e9, rel=0.001)
 
     def test_an_engine_that_is_not_known_is_refused_by_name(self, demand):
         with pytest.raises(SpecError, match="how the engine echo takes memory is not known here"):

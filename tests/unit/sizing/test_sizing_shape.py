@@ -68,6 +68,38 @@ def test_a_model_with_eyes_is_sized_by_its_language_model():
     assert (shape.name, shape.layers, shape.estimated) == ("gemma3_text", 26, "only the language model is counted")
 
 
+def test_what_the_configuration_of_a_language_model_within_leaves_out_is_its_classs_own():
+    """As google/gemma-3-12b-it and the like are published: heads of 256 numbers, of which nothing is said."""
+    text = {"model_type": "gemma3_text", "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48}
+    text |= {"num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": 1024}
+    outer = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
+    shape = read_shape(outer, where="")
+    assert (shape.head_dim, shape.vocabulary, shape.tied, shape.context) == (256, 262208, True, 131072)
+    assert count_parameters(shape).total == pytest.approx(11.77e9, rel=0.001)
+    with pytest.raises(SpecError, match="does not say vocab_size"):
+        read_shape(text, where="")  # by itself it would be written in full
+
+
+def test_what_is_said_within_counts():
+    text = config_of("mistral-7b-v0.2") | {"num_key_value_heads": 32}
+    shape = read_shape({"model_type": "mistral3", "llm_config": text}, where="")
+    assert (shape.kv_heads, shape.windows[0], shape.context) == (32, None, None)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"num_hidden_layers": 1 << 62}, {"num_hidden_layers": True}, {"num_hidden_layers": -1}]
+)
+def test_numbers_that_are_none_of_a_models_are_not_said(odd):
+    with pytest.raises(SpecError, match="does not say num_hidden_layers"):
+        read_shape(config_of("llama-3-8b") | odd, where="")
+
+
+@pytest.mark.parametrize("odd", [3, "all", {}])
+def test_layers_without_experts_that_are_no_list(odd):
+    config = config_of("qwen3-30b-a3b")
+    assert read_shape(config | {"mlp_only_layers": odd}, where="").experts == read_shape(config, where="").experts
+
+
 @pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size"])
 def test_what_a_configuration_lacks_is_named(key):
     config = config_of("llama-3-8b")

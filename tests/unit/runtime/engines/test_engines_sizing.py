@@ -10,6 +10,7 @@ from fakes.configs import COUNTS, config_of
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from packager.sizing.cache import cache_format, token_bytes
+from packager.sizing.families import FAMILIES
 from packager.sizing.formats import width_at_load
 from packager.sizing.shape import read_shape
 
@@ -38,6 +39,12 @@ def test_parameters_and_linear_layers(name):
         if isinstance(one, torch.nn.Linear) and path != "lm_head"
     ]
     assert COUNTS[name] == {"parameters": sum(one.numel() for one in model.parameters()), "linear": sum(linear)}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, family in FAMILIES.items() if family.silent))
+def test_what_a_configuration_leaves_out(name):
+    own = AutoConfig.for_model(name)
+    assert {key: getattr(own, key) for key in FAMILIES[name].silent} == FAMILIES[name].silent
 
 
 @pytest.mark.parametrize("name", ["gemma-2-9b", "gemma-3-1b", "gpt-oss-20b", "qwen3-8b", "qwen1.5-1.8b"])
