@@ -30,11 +30,15 @@ _PROSE = ".md"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What neither the folder nor the machine says. `memory_mib` is what a GPU must have, where less is enough."""
+    """What neither the folder nor the machine says. `memory_mib` is what a GPU must have, where less is enough.
+
+    `tokenizer_sha256` is of the tokenizer from elsewhere that a folder without one will have beside it.
+    """
 
     memory_mib: int | None = None
     image: str | None = None
     source_model: SourceModel | None = None
+    tokenizer_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def describe(found: CompiledFolder, machine: Machine, told: Told, stage: Callabl
         kv_cache_quant_algo=config.kv_cache_quant_algo,
         lora=config.lora,
         source_model=told.source_model,
-        tokenizer_sha256=next((files[path].sha256 for path in _TOKENIZERS if path in files), None),
+        tokenizer_sha256=next((files[path].sha256 for path in _TOKENIZERS if path in files), told.tokenizer_sha256),
         files=files,
     )
 

@@ -32,17 +32,16 @@ def docker_command(plan: ConvertPlan, file: SpecFile, store: Path, told: Told, m
     it names one, the one to run; `mirrors` are those that the settings name.
     """
     asked = conversion_of(file)
-    named = [asked.source, *([asked.merge.source] if asked.merge else [])]
+    tokenizer = file.spec.weights.tokenizer if file.spec.weights else None
+    named = [one for one in (asked.source, asked.merge and asked.merge.source, tokenizer) if one]
     sources = [mirrored(one, "", mirrors)[0] for one in named]
-    local = [
-        Path(posixpath.normpath(file.folder / one.removeprefix("file://")))
-        for one in sources
-        if one.startswith("file://")
-    ]
+    local = [_folder(file, one) for one in sources if one.startswith("file://")]
     texts = plan.build.calibration.dataset if plan.build.calibration else ""
     local += [Path(texts)] if texts.startswith("/") else []
     in_store = any(one.startswith("s3://") for one in (*sources, plan.upload or ""))
-    mounts = dict.fromkeys((file.folder, *local), ":ro") | {store.absolute(): "", plan.output.parent: ""}
+    written = [store.absolute(), plan.output.parent]
+    written += [_folder(file, plan.upload)] if plan.upload and plan.upload.startswith("file://") else []
+    mounts = dict.fromkeys((file.folder, *local), ":ro") | dict.fromkeys(written, "")
     folders = [part for folder, how in mounts.items() for part in ("-v", f"{folder}:{folder}{how}")]
     shared = ["--ipc", "host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
     settings = ["-e", f"{environ.CACHE.name}={store.absolute()}"]
@@ -55,6 +54,10 @@ def docker_command(plan: ConvertPlan, file: SpecFile, store: Path, told: Told, m
     ))  # fmt: skip
     gpus = ["--gpus", str(plan.gpus)]
     return ["docker", "run", "--rm", *gpus, *shared, *settings, *folders, image, "bash", "-c", script]
+
+
+def _folder(file: SpecFile, address: str) -> Path:
+    return Path(posixpath.normpath(file.folder / address.removeprefix("file://")))
 
 
 def _inner(plan: ConvertPlan, file: SpecFile, image: str, memory_mib: int | None) -> list[str]:

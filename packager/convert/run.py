@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ..weights.load import fetch_weights, lay_out
 from ..weights.watch import SILENT, Watch
 from .describe import Told, describe, look, write_description
 from .plan import ConvertPlan, conversion_of
-from .source import WORDS, is_weights, lock_found
+from .source import TOKENIZER, WORDS, is_weights, lock_found, lock_tokenizer
 from .step import Step, python_of, run_step
 
 _DISTRIBUTION = "tensorrt-llm"
@@ -45,6 +46,7 @@ def convert(plan: ConvertPlan, file: SpecFile, told: Told, tools: Tools, watch: 
     check_output(plan)
     with hold(plan.output.parent, plan.output.name) as output:
         model = lock_found(plan.model, tools, conversion_of(file).trusted_code)
+        tokenizer = _tokenizer(file, model, tools)
         folder = _fetched(model, tools, watch)
         work, origin = output.scratch(), _name(model)
         if plan.adapter is not None:
@@ -52,7 +54,7 @@ def convert(plan: ConvertPlan, file: SpecFile, told: Told, tools: Tools, watch: 
             origin += f" + {_name(adapter)}@{_revision(adapter)}"
             folder = _merged(plan, folder, _fetched(adapter, tools, watch), work, tools)
         engine = _compiled(plan, folder, work, output, tools)
-        told = Told(told.memory_mib, told.image, SourceModel(origin, _revision(model)))
+        told = replace(told, source_model=SourceModel(origin, _revision(model)), tokenizer_sha256=tokenizer)
         build = describe(look(engine), machine, told, lambda title, _: tools.stage(title))
         write_description(engine, build, force=False)
         _sync(engine)
@@ -121,6 +123,17 @@ def _gpus(plan: ConvertPlan, file: SpecFile, machine: Machine, told: Told) -> It
                 f"an engine that is compiled on {seen} is taken to need its {has} MiB; {plan.gpu} has {named.memory} GB"
             )
             yield Problem(what, where, f"compile it on {plan.gpu}, or {mend}")
+
+
+def _tokenizer(file: SpecFile, model: WeightsManifest, tools: Tools) -> str | None:
+    """The sha256 of the tokenizer that the spec takes from elsewhere; the lock will hold the engine to it."""
+    found = lock_tokenizer(file, tools)
+    if found is None:
+        return None
+    own = next((one.sha256 for one in model.files if one.path == TOKENIZER), found)
+    if own != found:
+        tools.say(f"`weights.tokenizer` names another {TOKENIZER} than the model's own: {found[:12]}, not {own[:12]}")
+    return found
 
 
 def _fetched(weights: WeightsManifest, tools: Tools, watch: Watch) -> Path:

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..digest import CHUNK
@@ -43,9 +44,12 @@ def check_files(store: Store, items: Sequence[Item], on_bytes: OnBytes) -> tuple
     pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="verify")
     try:
         whys = pool.map(lambda item: _check(store, item, count), items)
-        return tuple(Damaged(item, why) for item, why in zip(items, whys, strict=True) if why)
+        damaged = tuple(Damaged(item, why) for item, why in zip(items, whys, strict=True) if why)
     finally:
         pool.shutdown(cancel_futures=True)
+    if damaged:
+        _forget(store, {one.item.sha256 for one in damaged})
+    return damaged
 
 
 def remove_damaged(store: Store, damaged: Sequence[Damaged]) -> tuple[Damaged, ...]:
@@ -59,6 +63,15 @@ def remove_damaged(store: Store, damaged: Sequence[Damaged]) -> tuple[Damaged, .
                 store.path(one.item.sha256).unlink(missing_ok=True)
             found.append(Damaged(one.item, one.why, users, removed=not users))
     return tuple(found)
+
+
+def _forget(store: Store, damaged: Collection[str]) -> None:
+    """Drop what load() remembers of sets with one of these files: it looks at each file of them anew."""
+    for memo in (store.root / "memo" / "intact").glob("*.json"):
+        value = store.recall("intact", memo.stem)
+        if isinstance(value, dict) and not value.keys().isdisjoint(damaged):
+            with suppress(OSError):  # a store that cannot be written remembers nothing either
+                memo.unlink()
 
 
 def _check(store: Store, item: Item, count: Callable[[int], None]) -> str:

@@ -4,11 +4,13 @@ Every byte is hashed against the manifest once. A file that was verified is not 
 while its size, inode and times stay as they were.
 """
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -138,35 +140,80 @@ def verify_file(path: Path, file: WeightsFile, store: Store, on_bytes: OnBytes |
 def lay_out(parts: Sequence[WeightsManifest], store: Store) -> Path:
     """A folder with the files of `parts` under their own names, as links into the store; made once, atomically.
 
-    A store that cannot be written and has no such folder yet gets it beside the process's temporary files.
+    One that is there is taken only as it was made: where a store is copied, links may be lost or become files, which
+    nobody verified. A store that cannot be written, or a file system without links, and no such folder yet: it is made
+    beside the process's temporary files. Raises LoadError.
     """
     files = _files(parts)
-    identity = sha256_hex(canonical_json([[file.path, file.sha256] for file in files]))
-    final = store.root / "trees" / identity
-    if final.is_dir():
+    final = store.root / "trees" / sha256_hex(canonical_json([[file.path, file.sha256] for file in files]))
+    # Relative: the store may be mounted elsewhere next time.
+    links = {file.path: f"{'../' * (file.path.count('/') + 2)}sha256/{file.sha256[:2]}/{file.sha256}" for file in files}
+    if _is_laid_out(final, links, store):
         return final
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
-    except OSError:
-        staging = final = Path(tempfile.mkdtemp(prefix="packager-weights-"))
-    try:
-        for file in files:
-            link = staging / file.path
-            link.parent.mkdir(parents=True, exist_ok=True)
-            # Relative where both lie in the store: it may be mounted elsewhere next time.
-            target = store.path(file.sha256)
-            link.symlink_to(os.path.relpath(target, link.parent) if staging != final else target.absolute())
-        staging.chmod(0o755)
-        if staging != final:
-            staging.rename(final)
+        return _make_tree(final, links, store)
     except OSError as error:
-        if not final.is_dir():  # another process may have finished the same tree first
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_error(error, final) from error
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="packager-weights-"))
+        _link(folder, {file.path: str(store.path(file.sha256).absolute()) for file in files})
+    except OSError as error:
+        what = f"there is no place for links to the weights, in the store or elsewhere: {error.strerror or error}"
+        mend = "fill the store with `packager fetch`, or let the process write temporary files (TMPDIR)"
+        raise LoadError(what, where=str(final), mend=mend) from error
+    return folder
+
+
+def _is_laid_out(tree: Path, links: Mapping[str, str], store: Store) -> bool:
+    """Whether the tree has these links and nothing else, and stands where they lead into the store."""
+    found: dict[str, str] = {}
+    folders = [""]
+    try:
+        if os.path.realpath(tree) != f"{os.path.realpath(store.root)}/trees/{tree.name}":
+            return False
+        while folders:
+            start = folders.pop()
+            with os.scandir(f"{tree}/{start}") as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{start}{entry.name}/")
+                    else:
+                        target = os.readlink(entry.path) if entry.is_symlink() else ""  # noqa: PTH115 -- of thousands
+                        found[start + entry.name] = target
+    except OSError:
+        return False
+    return found == links
+
+
+def _make_tree(final: Path, links: Mapping[str, str], store: Store) -> Path:
+    """Make the tree, and give it its name when it is whole; one of that name that is not goes. Raises OSError."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
+    aside = staging.with_name(f"{staging.name}.old")
+    try:
+        _link(staging, links)
+        staging.chmod(0o755)
+        try:
+            staging.rename(final)
+        except OSError:
+            if not _is_laid_out(final, links, store):  # else another process has finished the same tree first
+                with suppress(FileNotFoundError):
+                    final.rename(aside)
+                staging.rename(final)
     finally:
-        if staging != final:
-            shutil.rmtree(staging, ignore_errors=True)
+        for rest in (staging, aside):
+            shutil.rmtree(rest, ignore_errors=True)
+            with suppress(OSError):
+                rest.unlink()  # what stood there may have been a file or a link
     return final
+
+
+def _link(folder: Path, links: Mapping[str, str]) -> None:
+    for path, target in links.items():
+        link = folder / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
 
 
 def _differs(path: Path, why: str) -> IntegrityError:

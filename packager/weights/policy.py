@@ -150,7 +150,7 @@ def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[s
         return (Problem(f"{path} is not JSON: {error}", where, "restore the file"),)
     named = value.get("auto_map") if isinstance(value, dict) else None
     problems = []
-    for code in sorted(_code_files(named)):
+    for code in sorted(code_files(named)):
         if "--" in code:
             mend = "copy that code into the weights' folder and name it without `--`, or remove `auto_map`"
             problems.append(Problem(f"{path} names code of another repository: {code}", where, mend))
@@ -163,7 +163,7 @@ def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[s
     return tuple(problems)
 
 
-def _code_files(auto_map: Any) -> set[str]:
+def code_files(auto_map: Any) -> set[str]:
     """The files that hold the classes of an `auto_map`."""
     values = auto_map.values() if isinstance(auto_map, Mapping) else [auto_map]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fakes.web import Status
 
 from packager.command import run_command
 from packager.digest import hash_file
+from packager.errors import SpecError
 from packager.lock.tools import Tools
 from packager.lock.weights import lock_weights
 from packager.spec.load import load_spec
@@ -203,7 +205,31 @@ def test_a_tokenizer_from_elsewhere_is_not_put_beside_it(machine, tmp_path):
     with machine.here():
         locked, tokenizer = lock_weights(load_spec(tmp_path), Tools(Store(tmp_path / "cache"), run_command))
     assert [one.path for one in tokenizer.files] == ["tokenizer.json", "tokenizer_config.json"]
-    assert locked.compiled["tokenizer_sha256"] is None
+    assert locked.compiled["tokenizer_sha256"] == sha256(words["tokenizer.json"]).hexdigest()
+    assert "another tokenizer.json" not in done.stderr
+    # What stands there later is another model's.
+    machine.hub.add_repo("ada/words", {**words, "tokenizer.json": b'{"version": "2.0"}'})
+    with machine.here(), pytest.raises(SpecError, match=r"tokenizer.json has the sha256 .*, and engine.json says"):
+        lock_weights(load_spec(tmp_path), Tools(Store(tmp_path / "cache"), run_command))
+
+
+def test_a_tokenizer_that_is_not_the_models_own_is_told(machine):
+    machine.hub.add_repo("ada/words", {"tokenizer.json": b'{"version": "2.0"}'})
+    machine.spec(weights="hf://ada/mistral-trt, tokenizer: hf://ada/words")
+    done = machine.convert()
+    assert done.returncode == 0, done.stderr
+    ours, own = (sha256(one).hexdigest()[:12] for one in (b'{"version": "2.0"}', model()["tokenizer.json"]))
+    assert f"`weights.tokenizer` names another tokenizer.json than the model's own: {ours}, not {own}" in done.stderr
+
+
+def test_a_tokenizer_that_is_not_there_is_told_before_anything_is_compiled(machine):
+    machine.hub.add_repo("ada/words", {"tokenizer.model": b"pieces"})
+    machine.spec(weights="hf://ada/mistral-trt, tokenizer: hf://ada/words")
+    assert errors(machine.convert()) == [
+        "error: packager.yaml:3:52: there is no tokenizer.json here, which the served engine needs",
+        "  mend: name a repository that has it, or the folder within",
+    ]
+    assert machine.left() == []
 
 
 def test_a_dry_run_needs_no_gpu_and_shows_every_call(machine, tmp_path):

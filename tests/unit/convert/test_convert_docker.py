@@ -17,7 +17,7 @@ from packager.weights.source import SourceFile
 
 SPEC = """name: x
 engine: {{kind: tensorrt_llm_engine, tensor_parallel: 2}}
-weights: {{source: {weights}, ship: on_load}}
+weights: {{source: '{weights}'{tokenizer}, ship: {ship}}}
 quantization: awq
 conversion: {{source: {source}, merge: {{source: {merge}}}, calibration: {{dataset: {dataset}}}}}
 hardware: {{gpu: a10g, count: 2}}
@@ -26,6 +26,7 @@ image: {{base: {{kind: registry, image: registry.example.com/trt:1}}}}
 NOTHING = Told()
 NONE: Mapping[str, str] = {}
 HUB = {"weights": "hf://ada/engine", "source": "hf://ada/model", "merge": "hf://ada/lora", "dataset": "pileval"}
+HUB |= {"tokenizer": "", "ship": "on_load"}
 
 
 @pytest.fixture
@@ -70,6 +71,21 @@ def test_what_lies_on_this_machine_is_mounted(command, tmp_path):
         "/adapters/one:/adapters/one:ro",
         "/texts:/texts:ro",
     ]
+
+
+def test_a_tokenizer_of_this_machine_is_mounted(command):
+    run = command(tokenizer=", tokenizer: 'file:///words'")
+    assert "/words:/words:ro" in values(run, "-v")
+
+
+@pytest.mark.parametrize(
+    ("weights", "ship", "folder"),
+    [("file:///engines there/one", "on_load", "/engines there/one"), ("file://shipped", "in_image", "{}/shipped")],
+)
+def test_what_is_uploaded_into_a_folder_stays_when_the_container_goes(command, tmp_path, weights, ship, folder):
+    folder = folder.format(tmp_path)
+    assert f"{folder}:{folder}" in values(command(weights=weights, ship=ship, upload=True), "-v")
+    assert not [one for one in values(command(weights=weights, ship=ship), "-v") if one.startswith(folder)]
 
 
 def test_an_object_store_brings_its_library_and_settings(command):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from fakes.hub import Hub
 
 from packager.command import run_command
 from packager.convert.plan import conversion_of
-from packager.convert.source import Found, lock_found, look_at_adapter, look_at_model
+from packager.convert.source import Found, lock_found, lock_tokenizer, look_at_adapter, look_at_model
 from packager.errors import LoadError, OfflineError, SpecError
 from packager.lock.tools import Tools
 from packager.spec.load import load_spec
@@ -37,6 +38,7 @@ BESIDE = {
     "onnx/model.safetensors": b"another form",
 }
 SHA256 = hashlib.sha256(CODE).hexdigest()
+WITHOUT = "or take a copy whose configurations have no `auto_map`, where TensorRT-LLM has the architecture itself"
 
 
 class Place:
@@ -95,11 +97,8 @@ def test_a_folder_is_named_from_anywhere(place, monkeypatch):
 def test_code_that_was_vouched_for_is_taken_and_no_other(place):
     own = {"architectures": ["OwnForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}}
     files = {**MODEL, "config.json": json.dumps(own).encode(), **BESIDE}
-    mend = (
-        "remove `auto_map` from config.json if the engine knows the architecture itself, "
-        "or vouch for modeling_own.py: its path and sha256 in `conversion.trusted_code`"
-    )
-    assert place.refused(files) == [("config.json names code to run: modeling_own.py", mend)]
+    mend = f"read it, and vouch for it: `conversion.trusted_code: {{modeling_own.py: {SHA256}}}`; {WITHOUT}"
+    assert place.refused(files) == [("the model is opened by code of its own: modeling_own.py", mend)]
     trusted = f"source: hf://ada/model, trusted_code: {{modeling_own.py: {SHA256}}}"
     found = place.look(files, trusted)
     assert "modeling_own.py" in {one.path for one in found.files}
@@ -118,15 +117,60 @@ def test_code_that_is_not_there(place):
 
 
 def test_all_that_has_to_be_vouched_for_is_told_at_once(place):
-    """As Baichuan2 is on the hub."""
-    own = json.dumps({**CONFIG, "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}).encode()
-    words = json.dumps({"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}).encode()
-    files = {"config.json": own, "tokenizer_config.json": words, "pytorch_model.bin": b"pickle"}
+    """As Baichuan2 is on the hub: in the words to write, with the modules that are imported and named nowhere."""
+    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    words = {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
+    code = {
+        "configuration_own.py": b"class OwnConfig: ...",
+        "generation_utils.py": b"",
+        "modeling_own.py": b"from .configuration_own import OwnConfig\ntry:\n    from .quantizer import x\nexcept: ...\n",
+        "quantizer.py": b"import torch\nfrom .generation_utils import y\nfrom .not_there import z\n",
+        "tokenization_own.py": b"",
+    }
+    files = {
+        "config.json": json.dumps(CONFIG | {"auto_map": own}).encode(),
+        "tokenizer_config.json": json.dumps(words).encode(),
+        "pytorch_model-00001-of-00002.bin": b"one",
+        "pytorch_model-00002-of-00002.bin": b"two",
+        "training_args.bin": b"settings",
+        "unrelated.py": b"",
+        **code,
+    }
+    ((what, mend),) = place.refused(files)
+    assert what == f"the model is opened by code of its own ({', '.join(code)}), and has no .safetensors files"
+    assert mend.startswith("read the code, and vouch for it and for the pickles: `conversion.trusted_code: {")
+    (said,) = re.findall(r"`conversion\.(trusted_code: {.*})`;", mend)
+    found = place.look(files, f"source: hf://ada/model, {said}")
+    pickles = {"pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"}
+    assert {one.path for one in found.files} == {"config.json", "tokenizer_config.json", *code, *pickles}
+    asked = conversion_of(place.spec(f"source: hf://ada/model, {said}"))
+    assert len(lock_found(found, place.tools, asked.trusted_code).files) == len(found.files)
+    assert len(place.refused(files, f"source: hf://ada/model, {said}".replace("quantizer.py", "unrelated.py"))) == 1
+
+
+def test_code_that_is_named_and_not_there_or_elsewhere(place):
+    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "ada/other--modeling.Own"}
+    files = {**MODEL, "config.json": json.dumps(CONFIG | {"auto_map": own}).encode()}
     assert [what for what, _ in place.refused(files)] == [
-        "the model has no .safetensors files",
+        "config.json names code of another repository: ada/other--modeling.py",
         "config.json names code to run: configuration_own.py",
-        "tokenizer_config.json names code to run: tokenization_own.py",
     ]
+
+
+def test_the_tokenizer_from_elsewhere_has_a_digest(place):
+    words = {"tokenizer.json": b'{"version": "1.0"}', "tokenizer.model": b"pieces", "model.safetensors": b"weights"}
+    place.hub.add_repo("ada/words", words)
+    assert lock_tokenizer(place.spec(), place.tools) is None
+    file = place.spec()
+    file.path.write_text(file.path.read_text().replace("ship:", "tokenizer: hf://ada/words, ship:"))
+    found = lock_tokenizer(load_spec(place.folder), place.tools)
+    assert found == hashlib.sha256(words["tokenizer.json"]).hexdigest()
+    place.hub.add_repo("ada/words", {"tokenizer.model": b"pieces"})
+    with pytest.raises(SpecError) as caught:
+        lock_tokenizer(load_spec(place.folder), place.tools)
+    (problem,) = caught.value.problems
+    assert problem.what == "there is no tokenizer.json here, which the served engine needs"
+    assert "packager.yaml:3:" in problem.where
 
 
 def test_pickles_alone(place):

@@ -14,6 +14,7 @@ from packager.upkeep.inventory import take_inventory
 from packager.weights.claim import take_claim
 from packager.weights.identity import file_digest
 from packager.weights.leases import leased
+from packager.weights.load import ensure_weights
 
 
 @pytest.fixture
@@ -44,6 +45,19 @@ def test_damaged_files_are_found_whatever_is_remembered(store):
     assert file_digest(bad.path, store) != bad.sha256, "the next load knows"
     assert good.path.exists()
     assert bad.path.exists()
+
+
+@pytest.mark.parametrize("size", [1000, 2_000_000])
+def test_the_next_load_does_not_take_what_was_found_damaged(store, tmp_path, size):
+    """Also where it was not removed: it was in use, or nobody asked for that."""
+    package = loading_package(tmp_path / "package", write_weights(tmp_path / "source", a=b"a" * size, b=b"b"))
+    manifest = read_manifest(package)
+    for _ in range(3):  # the third finds all as it was at the second
+        root = ensure_weights(manifest, package, store)
+    damage((root / "a.bin").resolve(), b"x" * size)
+    assert (ensure_weights(manifest, package, store) / "a.bin").read_bytes() == b"x" * size, "nobody has looked"
+    assert len(check(store)) == 1
+    assert (ensure_weights(manifest, package, store) / "a.bin").read_bytes() == b"a" * size
 
 
 def test_removing_leaves_what_a_process_uses(store):

@@ -1,6 +1,8 @@
 """Nothing is loaded whose bytes are not the manifest's; nothing is hashed twice without a reason."""
 
 import os
+import shutil
+import tempfile
 import threading
 from dataclasses import replace
 from typing import ClassVar
@@ -265,6 +267,19 @@ class TestOnLoad:
         with pytest.raises(LoadError, match="cannot be read"):
             ensure_weights(manifest("on_load", tmp_path / "nowhere"), tmp_path, store)
 
+    @pytest.mark.parametrize("sha256", ["{}/victim", "../../../victim", "A" * 64, "a" * 63, ""])
+    def test_a_digest_that_is_none(self, tmp_path, source, store, sha256):
+        """It becomes a name in the store; a manifest is a file that anyone can have written."""
+        made = manifest("on_load", source)
+        file = WeightsFile("model.gguf", 1_200_000, sha256.format(tmp_path))
+        made = replace(made, weights=replace(made.weights, files=(file,)))
+        (tmp_path / "victim.part").write_bytes(b"mine")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(PackageError, match=r"the weights list 'model\.gguf' with 1200000 bytes and the sha256"):
+            ensure_weights(made, tmp_path, store)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert (tmp_path / "victim.part").read_bytes() == b"mine"
+
     def test_a_scheme_of_another_version(self, tmp_path, store):
         later = manifest("in_image", "gopher://bucket/model")
         weights = WeightsManifest("gopher://bucket/model", "", "on_load", ".", later.weights.files)
@@ -314,6 +329,84 @@ class TestOnLoad:
             (root,) = set(found)
             assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
             assert [path.name for path in root.parent.iterdir()] == [root.name]
+
+
+class TestTrees:
+    """The folder that the engine opens: what is not as it was laid out is never handed over."""
+
+    def lost(self, tree):
+        """As where a store was copied to a disk without links."""
+        shutil.rmtree(tree)
+        (tree / "sub").mkdir(parents=True)
+
+    def half(self, tree):
+        (tree / "sub/tokenizer.json").unlink()
+
+    def followed(self, tree):
+        """As `cp -L` copies, of which the bytes may change later."""
+        data = (tree / "model.gguf").read_bytes()
+        (tree / "model.gguf").unlink()
+        (tree / "model.gguf").write_bytes(data)
+
+    def led_away(self, tree):
+        other = tree.parents[2] / "other"
+        other.write_bytes(b"X" * 1_200_000)
+        (tree / "model.gguf").unlink()
+        (tree / "model.gguf").symlink_to(other)
+
+    def planted(self, tree):
+        (tree / "sub/modeling.py").write_text("import os")
+
+    def a_planted_folder(self, tree):
+        (tree / "more").symlink_to("/etc")
+
+    def moved(self, tree):
+        """Relative links lead elsewhere from elsewhere."""
+        away = tree.parents[2] / "away/trees/x"
+        away.parent.mkdir(parents=True)
+        tree.rename(away)
+        tree.symlink_to(away)
+
+    def a_file(self, tree):
+        shutil.rmtree(tree)
+        tree.write_bytes(b"")
+
+    @pytest.mark.parametrize("harm", [lost, half, followed, led_away, planted, a_planted_folder, moved, a_file])
+    def test_one_that_is_not_as_it_was_made_is_made_again(self, tmp_path, source, store, harm):
+        made = manifest("on_load", source)
+        first = ensure_weights(made, tmp_path, store)
+        harm(self, first)
+        root = ensure_weights(made, tmp_path, store)
+        assert root == first
+        assert not root.is_symlink()
+        laid = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.name != "sub"}
+        assert set(laid) == set(CONTENT)
+        for name, path in laid.items():
+            assert path.resolve() == store.path(sha256_hex(CONTENT[name])).resolve()
+        assert [path.name for path in root.parent.iterdir()] == [root.name]
+
+    def test_one_that_is_whole_stays(self, tmp_path, source, store):
+        root = ensure_weights(manifest("on_load", source), tmp_path, store)
+        inode = root.stat().st_ino
+        assert ensure_weights(manifest("on_load", source), tmp_path, store) == root
+        assert root.stat().st_ino == inode
+
+    def test_where_the_store_takes_no_tree_it_is_made_elsewhere(self, tmp_path, source, store, monkeypatch):
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", None)  # asked for once, and remembered
+        store.root.mkdir()
+        (store.root / "trees").write_bytes(b"")
+        root = ensure_weights(manifest("on_load", source), tmp_path, store)
+        assert root.parent == tmp_path
+        assert {name: (root / name).read_bytes() for name in CONTENT} == CONTENT
+
+    def test_where_there_is_no_place_at_all(self, tmp_path, source, store, monkeypatch):
+        store.root.mkdir()
+        (store.root / "trees").write_bytes(b"")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        with pytest.raises(LoadError, match="no place for links to the weights") as caught:
+            ensure_weights(manifest("on_load", source), tmp_path, store)
+        assert "TMPDIR" in caught.value.problems[0].mend
 
 
 class TestWhatChangesWhileMoreComes:

@@ -23,6 +23,8 @@ def problems(*paths):
         "README.md",
         "chat_template.jinja",
         "training_args.bin",
+        "checkpoint/training_args.bin",
+        "notes.so.txt",
         "Ünïcode.txt",
         "a" * 255,
     ],
@@ -34,14 +36,31 @@ def test_data_is_taken(path):
 
 @pytest.mark.parametrize(
     "path",
-    ["pytorch_model.bin", "model.pt", "model.PTH", "sub/x.ckpt", "a.pkl", "a.pickle", "arrays.npy", "m.joblib"],
+    [
+        "pytorch_model.bin",
+        "model.pt",
+        "model.PTH",
+        "sub/x.ckpt",
+        "a.pkl",
+        "a.pickle",
+        "arrays.npy",
+        "arrays.npz",
+        "m.joblib",
+        "m.dill",
+        "model.pdparams",
+        "not_training_args.bin",
+    ],
 )
 def test_pickles_are_refused(path):
     assert problems(path) == [f"{path} is a pickle: opening it runs code"]
 
 
 @pytest.mark.parametrize(
-    "path", ["modeling_x.py", "sub/lib.so", "run.sh", "x.dll", "X.PY", "x.pyc", "x.exe", "x.dylib"]
+    "path",
+    [
+        *("modeling_x.py", "sub/lib.so", "run.sh", "x.dll", "X.PY", "x.pyc", "x.exe", "x.dylib"),
+        *("sub/lib.so.1", "libx.SO.1.2.3", "x.pyd", "run.bat", "run.cmd", "run.ps1"),
+    ],
 )
 def test_code_is_refused(path):
     assert problems(path) == [f"{path} is code, not weights"]
@@ -116,6 +135,15 @@ def test_paths_that_cannot_lie_side_by_side(paths, said):
 def test_paths_that_can():
     paths = ["a/b", "a.b", "A/c", "ab", "a/bb/c", "e.txt", "\u00e9.txt"]
     assert check_names([WeightsFile(path, 1, "0" * 64) for path in paths]) == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "sha256"), [(-1, None), (1, "../up"), (1, "/etc/passwd"), (1, "A" * 64), (1, ""), (-1, "a" * 64)]
+)
+def test_a_size_or_a_digest_that_is_none(size, sha256):
+    (found,) = check_names([SourceFile("model.gguf", size, sha256)], where="manifest")
+    said = f"the weights list 'model.gguf' with {size} bytes and the sha256 {str(sha256)!r}"
+    assert (found.what, found.where) == (said, "manifest")
 
 
 def test_more_files_than_any_model_has():
