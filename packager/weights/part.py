@@ -25,8 +25,8 @@ from .claim import Claim, header
 _MUCH = 64 << 20
 """Bytes for which it is worth to wake the disk."""
 _MOST_WRITTEN = 1 << 15
-"""Bytes of one write. For more, file systems take blocks of memory so large that a virtual machine whose host has taken
-free memory back pays for them again: onto a disk, writes of 1 MiB took twice to three times as long."""
+"""Bytes of one write. For more, file systems take larger blocks of memory; a virtual machine whose host has taken its
+free memory back pays for each of these anew, which onto a disk cost more than all the rest of a load."""
 Portions = Sequence[bytes | memoryview]
 """The bytes of a piece, as they came."""
 
