@@ -21,8 +21,14 @@ from .source import SourceFile
 CONFIGURATIONS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """The files of a Hugging Face folder whose `auto_map` names code to run."""
 
-_PICKLE = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"})
-_CODE = frozenset({".dll", ".dylib", ".exe", ".py", ".pyc", ".sh", ".so"})
+_PICKLE = frozenset({
+    ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pdparams", ".pickle", ".pkl", ".pt", ".pth",
+})  # fmt: skip
+_CODE = frozenset({".bat", ".cmd", ".dll", ".dylib", ".exe", ".ps1", ".py", ".pyc", ".pyd", ".pyo", ".sh", ".so"})
+_LIBRARY = re.compile(r".+\.so(?:\.\d+)+", re.IGNORECASE)
+"""A shared library with its version."""
+_UNREAD = "training_args.bin"
+"""The one pickle that is let by: nearly every trained model has one, and no engine opens it."""
 _PICKLE_STARTS = (b"\x80", b"PK")
 """How pickles of protocol 2 and later begin, and the zip archives that torch saves."""
 MOST_FILES = 10_000
@@ -34,23 +40,35 @@ _RESERVED = re.compile(
 )
 """Names that are devices on Windows, whatever follows a dot.
 https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_SHOWN = 120
 _OR_VOUCH = ", or vouch for it: its path and sha256 in `weights.trusted_code`"
 
 
-class Named(Protocol):
-    """A file of a listing or of a manifest."""
+class Listed(Protocol):
+    """A file of a listing, a lock or a manifest."""
 
     @property
     def path(self) -> str:
         """Its relative POSIX path."""
         ...
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
 
-def check_names(files: Collection[Named], *, where: str = "") -> tuple[Problem, ...]:
+    @property
+    def sha256(self) -> str | None:
+        """Hex, where it is known."""
+        ...
+
+
+def check_names(files: Collection[Listed], *, where: str = "") -> tuple[Problem, ...]:
     """One problem for each path that cannot be, or cannot be beside the others, on every file system.
 
-    `where` is the place of the listing: the source in a spec, or a manifest.
+    And for each sha256 that is none, because it becomes a file's name in the store. `where` is the place of the
+    listing: the source in a spec, or a manifest.
     """
     if len(files) > MOST_FILES:
         mend = "take only what the engine needs, with `weights.include`"
@@ -60,6 +78,11 @@ def check_names(files: Collection[Named], *, where: str = "") -> tuple[Problem, 
     for file in files:
         if why := _unsafe(file.path):
             found.append(Problem(f"the weights list an unsafe path {_shown(file.path)}: {why}", where, mend))
+        elif file.size < 0 or (file.sha256 is not None and not _SHA256.fullmatch(file.sha256)):
+            what = (
+                f"the weights list {_shown(file.path)} with {file.size} bytes and the sha256 {_shown(str(file.sha256))}"
+            )
+            found.append(Problem(what, where, "lock again, and build the package again"))
         else:
             safe.append(file.path)
     return (*found, *(Problem(what, where, mend) for what in _collisions(safe)))
@@ -171,8 +194,9 @@ def code_files(auto_map: Any) -> set[str]:
 
 
 def _runs_code(path: str, where: str, data_files: Collection[str], or_else: str) -> tuple[Problem, ...]:
-    suffix, mend = PurePosixPath(path).suffix.lower(), f"leave it out with `weights.include`{or_else}"
-    if suffix in _PICKLE and path not in data_files and not path.endswith("training_args.bin"):
+    name, mend = PurePosixPath(path), f"leave it out with `weights.include`{or_else}"
+    suffix = ".so" if _LIBRARY.fullmatch(name.name) else name.suffix.lower()
+    if suffix in _PICKLE and path not in data_files and name.name != _UNREAD:
         what = f"{path} is a pickle: opening it runs code"
         return (Problem(what, where, f"convert it to safetensors or GGUF, or {mend}"),)
     return (Problem(f"{path} is code, not weights", where, mend),) if suffix in _CODE else ()
