@@ -13,6 +13,11 @@ _AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
 """Statuses of a place that may answer otherwise in a while."""
 _GRAIN = 1
 """Seconds: the dates of HTTP have no parts of them."""
+_SPENT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})\b")
+"""A quota of which nothing is left, and the seconds until there is."""
+_AS_THEY_ARE = frozenset({"", "identity", "aws-chunked"})
+"""Codings that are none. The last is how an object was sent to its store: some keep it (Ceph, NooBaa, Versity), and give
+the object's own bytes."""
 _RESTORE = "restore the file, or lock and build again if the change is wanted"
 
 
@@ -66,8 +71,8 @@ def tag_of(headers: Mapping[str, str]) -> str:
 
 def check_plain(headers: Mapping[str, str], where: str) -> None:
     """Raise TransferError when the body is not the file's bytes as they are: compressed, or in parts."""
-    coding = headers.get("content-encoding", "identity")
-    if coding.lower() not in ("identity", ""):
+    coding = headers.get("content-encoding", "")
+    if not {one.strip() for one in coding.lower().split(",")} <= _AS_THEY_ARE:
         raise _contradiction(f"it is compressed ({coding}), which was not asked", where)
     if headers.get("content-type", "").lower().startswith("multipart/byteranges"):
         raise _contradiction("it comes in several parts, where one was asked", where)
@@ -109,13 +114,17 @@ def total_of(headers: Mapping[str, str]) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """For how many seconds the other side asks to rest, or None: Retry-After as seconds, or as a date by its clock."""
+    """For how many seconds the other side asks to rest, or None: Retry-After as seconds, or as a date by its clock.
+
+    Where it says nothing so, its quotas may: `RateLimit: "resolvers";r=0;t=55` has nothing left for 55 seconds, which is
+    all that Hugging Face's hub says (https://huggingface.co/docs/hub/rate-limits; draft-ietf-httpapi-ratelimit-headers).
+    """
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", text):
         return float(text)
     until = _moment(text)
     if until is None:
-        return None
+        return max((float(rest) for rest in _SPENT.findall(headers.get("ratelimit", ""))), default=None)
     now = _moment(headers.get("date", ""))
     return max(0.0, until - (time.time() if now is None else now))
 
