@@ -279,6 +279,9 @@ def _failed(error: Any, where: str) -> LoadError:
     """What the library itself says. Its text is left out where a credential process or an address may speak in it."""
     from botocore import exceptions as botocore
 
+    if isinstance(error, botocore.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        mend = f"name the file of the certificates to trust in {environ.SSL_CERT_FILE.name}, if this is the right place"
+        return LoadError("the store's certificate is not trusted", where=where, mend=mend)
     network = (botocore.HTTPClientError, botocore.ConnectionError)
     if isinstance(error, network):
         mend = f"check the network and {environ.AWS_ENDPOINT_URL_S3.name}"
@@ -314,7 +317,12 @@ def _connect(region: str | None) -> Any:
     )
     region = region or session.get_config_variable("region") or "us-east-1"
     try:
-        return session.create_client("s3", region_name=region, config=config)
+        return session.create_client("s3", region_name=region, config=config, verify=_trusted(session))
     except ValueError as error:
         mend = f"correct {environ.AWS_ENDPOINT_URL_S3.name} or {environ.AWS_DEFAULT_REGION.name}"
         raise LoadError("the store's address or region is none", mend=mend) from error
+
+
+def _trusted(session: Any) -> str | None:
+    """The file of the certificates to trust, as the reader of the bytes has it; the library knows its own name alone."""
+    return session.get_config_variable("ca_bundle") or environ.SSL_CERT_FILE.get() or None

@@ -1,4 +1,5 @@
 import hashlib
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from fakes.cli import ROOT
 from fakes.s3 import SECRET, FakeS3, Refusal
+from fakes.web import Web
 
 from packager.errors import LoadError, TransferError
 from packager.manifest import WeightsFile
@@ -320,6 +322,34 @@ def test_a_store_out_of_reach(s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> No
     assert "word" not in str(caught.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "nowhere")
     assert "AWS_ENDPOINT_URL_S3" in refused(open_source("s3://models/tiny"))
+
+
+@pytest.fixture
+def private(tls: ssl.SSLContext, s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A store with one object, behind a certificate of its own."""
+    listing = b"<ListBucketResult><Contents><Key>tiny/a</Key><Size>3</Size></Contents></ListBucketResult>"
+    with Web({"models": listing, "models/tiny/a": b"abc"}, tls=tls) as web:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", web.url)
+        for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        yield web
+
+
+def test_a_store_whose_certificate_is_not_known(private: Web) -> None:
+    said = refused(open_source("s3://models/tiny/"))
+    assert said.startswith("s3://models/tiny/: the store's certificate is not trusted: name the file")
+    assert "SSL_CERT_FILE" in said
+    assert private.requests == []
+
+
+def test_certificates_of_the_environment(private: Web, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    source = open_source("s3://models/tiny/")
+    assert source.inventory() == (SourceFile("a", 3),)
+    assert read_file(source, SourceFile("a", 3)) == b"abc"
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent/ca.pem")
+    with pytest.raises(TransferError, match="not in reach"):
+        open_source("s3://models/tiny/").inventory()
 
 
 def test_settings_that_make_no_client(s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
