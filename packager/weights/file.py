@@ -1,18 +1,20 @@
 """`file://`: weights that lie on this machine, or on a volume that is mounted into it."""
 
-from collections.abc import Generator
+import os
+import stat
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from ..digest import CHUNK
 from ..errors import LoadError
-from .source import SourceFile
+from .source import SourceFile, is_hidden
 
 
 class FileSource:
     """One file, or a folder of files, on a local path; it is also its own reader.
 
-    A folder is walked in sorted order; links are refused because what they point to is not
-    covered by the listing.
+    Files and folders within whose names begin with a dot are left out. Links are refused, because what they point to is
+    not covered by the listing; so is a folder that cannot be read, because nobody would know what is missing.
     """
 
     revision = ""
@@ -25,22 +27,34 @@ class FileSource:
         return f"file://{self._path}"
 
     def inventory(self) -> tuple[SourceFile, ...]:
-        if self._path.is_file():
-            return (SourceFile(self._path.name, self._path.stat().st_size),)
-        if not self._path.is_dir():
-            raise LoadError(
-                "there are no weights here",
-                where=str(self._path),
-                mend="check the address; a relative path starts at the spec's folder",
-            )
-        found = []
-        for path in sorted(self._path.rglob("*")):
-            name = path.relative_to(self._path).as_posix()
-            if path.is_symlink():
-                raise LoadError("a link stands among the weights", where=str(path), mend="put the file itself there")
-            if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
-                found.append(SourceFile(name, path.stat().st_size))
-        return tuple(sorted(found, key=lambda file: file.path))
+        try:
+            status = self._path.stat()
+            if stat.S_ISREG(status.st_mode):
+                return (SourceFile(self._path.name, status.st_size),)
+            return tuple(sorted(self._files(), key=lambda file: file.path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            mend = "check the address; a relative path starts at the spec's folder"
+            raise LoadError("there are no weights here", where=str(self._path), mend=mend) from error
+        except OSError as error:
+            what, where = f"the weights cannot be listed: {error.strerror}", str(error.filename or self._path)
+            raise LoadError(what, where=where, mend="let this user read it, or name another place") from error
+
+    def _files(self) -> Iterator[SourceFile]:
+        """The files of the folder, in no order. Raises LoadError for a link, OSError."""
+        folders = [""]
+        while folders:
+            start = folders.pop()
+            with os.scandir(self._path / start) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_symlink():
+                        mend = "put the file itself there"
+                        raise LoadError("a link stands among the weights", where=entry.path, mend=mend)
+                    if entry.is_dir():
+                        folders.append(f"{start}{entry.name}/")
+                    elif entry.is_file():
+                        yield SourceFile(start + entry.name, entry.stat().st_size)
 
     def connect(self) -> "FileSource":
         return self

@@ -152,6 +152,38 @@ def test_what_another_user_began(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(len(BIG)), "65532"], done.stderr
 
 
+LISTS = """
+import os
+from pathlib import Path
+from packager.errors import LoadError
+from packager.weights.file import FileSource
+os.setgroups([]), os.setgid(65532), os.setuid(65532)
+try:
+    print(FileSource(Path()).inventory())
+except LoadError as error:
+    print(error.problems[0].where, error.problems[0].what)
+"""
+
+
+def test_a_folder_of_weights_that_this_user_may_not_read(tmp_path: Path) -> None:
+    """It is not left out: nobody would know that it is missing."""
+    if os.geteuid():
+        missing("root, to become another user")
+    tmp_path.chmod(0o755)
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "config.json").write_bytes(b"{}")
+    (tmp_path / "closed/model.safetensors").write_bytes(b"weights")
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "closed the weights cannot be listed: Permission denied\n", done.stderr
+
+
 def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     """A disk that fails is no bug of ours: what is to be read there is said, and where."""
     data = b"weights"

@@ -113,6 +113,12 @@ class TestFolder:
         web.files["models/one/SHA256SUMS"] = listing() + f"{'0' * 64}  SHA256SUMS\n".encode()
         assert len(open_source(f"{web.url}/models/one/").inventory()) == len(FILES)
 
+    def test_what_people_keep_out_of_sight_is_left_out(self, web):
+        """As in every scheme: `find . -type f -exec sha256sum` lists it too."""
+        hidden = (".gitattributes", ".cache/huggingface/x.metadata", "sub/.also")
+        web.files["models/one/SHA256SUMS"] += "".join(f"{'a' * 64}  ./{name}\n" for name in hidden).encode()
+        assert [file.path for file in open_source(f"{web.url}/models/one/").inventory()] == sorted(FILES)
+
     def test_a_query_goes_with_every_file(self, web):
         open_source(f"{web.url}/models/one/?v=2").inventory()
         assert {request.path.partition("?")[2] for request in web.requests} == {"v=2"}

@@ -52,6 +52,19 @@ def test_links_are_refused(folder, target):
         open_source("file://model", folder=folder).inventory()
 
 
+def test_links_that_are_out_of_sight_are_none_of_the_weights(folder):
+    (folder / "model/.git").mkdir()
+    (folder / "model/.git/link").symlink_to("nowhere")
+    (folder / "model/.link").symlink_to("nowhere")
+    assert len(open_source("file://model", folder=folder).inventory()) == 3
+
+
+def test_a_place_that_cannot_be_looked_at(folder):
+    with pytest.raises(LoadError, match="the weights cannot be listed: File name too long") as caught:
+        open_source(f"file://{'x' * 300}", folder=folder).inventory()
+    assert caught.value.problems[0].where == str(folder / ("x" * 300))
+
+
 def test_a_file_that_goes_away(folder):
     source = open_source("file://model", folder=folder)
     (folder / "model/b.gguf").unlink()
