@@ -116,10 +116,16 @@ def _device(nvml: Any, index: int) -> Device:
         # A slice has a name and memory of its own; its compute capability is the GPU's.
         return Gpu(nvml.nvmlDeviceGetName(part), sm, nvml.nvmlDeviceGetMemoryInfo(part).total // _MIB)
 
-    slices = None
-    if _is_split(nvml, handle):
-        slices = tuple(Device(nvml.nvmlDeviceGetUUID(part), read(part)) for part in _slices(nvml, handle))
-    return Device(nvml.nvmlDeviceGetUUID(handle), read(handle), slices)
+    uuid = nvml.nvmlDeviceGetUUID(handle)
+    if not _is_split(nvml, handle):
+        return Device(uuid, read(handle))
+    slices = tuple(Device(nvml.nvmlDeviceGetUUID(part), read(part)) for part in _slices(nvml, handle))
+    try:
+        return Device(uuid, read(handle), slices)
+    except nvml.NVMLError_NoPermission:
+        # A container that was given slices may not ask for the memory of the whole (nvidia-container-toolkit, issue
+        # 842), which no program sees beside them.
+        return Device(uuid, Gpu(nvml.nvmlDeviceGetName(handle), sm, 0), slices)
 
 
 def _is_split(nvml: Any, handle: Any) -> bool:

@@ -25,7 +25,10 @@ class FakeSlice:
 
 @dataclass(frozen=True)
 class FakeGpu:
-    """`slices` is None where the GPU cannot be split, and `split` says whether it is."""
+    """`slices` is None where the GPU cannot be split, and `split` says whether it is.
+
+    `denied`: a container may not ask for its memory, as where that was given slices of it alone.
+    """
 
     uuid: str
     name: str
@@ -33,6 +36,7 @@ class FakeGpu:
     memory_mib: int
     slices: tuple[FakeSlice | None, ...] | None = None
     split: bool = False
+    denied: bool = False
 
 
 A100 = FakeGpu("GPU-a1000000-1111", "NVIDIA A100-SXM4-40GB", (8, 0), 40960, slices=())
@@ -54,6 +58,7 @@ ERRORS: dict[str, type[NVMLError]] = {"NVMLError": NVMLError} | {
         "Uninitialized": "Uninitialized",
         "InvalidArgument": "Invalid Argument",
         "NotSupported": "Not Supported",
+        "NoPermission": "Insufficient Permissions",
         "NotFound": "Not Found",
         "DriverNotLoaded": "Driver Not Loaded",
         "LibraryNotFound": "NVML Shared Library Not Found",
@@ -107,6 +112,8 @@ class Nvml:
         return handle.uuid
 
     def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu | FakeSlice, version: int | None = None) -> Any:
+        if isinstance(handle, FakeGpu) and handle.denied:
+            raise ERRORS["NVMLError_NoPermission"]
         return SimpleNamespace(total=handle.memory_mib * MIB, free=0, used=0)
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: FakeGpu) -> tuple[int, int]:

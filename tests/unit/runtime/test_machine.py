@@ -164,6 +164,20 @@ def test_slices_of_a_gpu(monkeypatch, chosen, name, memory):
     assert find_machine().gpus == (Gpu(name, "9.0", memory),)
 
 
+def test_a_container_that_was_given_slices_alone(monkeypatch):
+    """The driver does not tell it the memory of the whole GPU."""
+    install_nvml(monkeypatch, replace(SPLIT, denied=True))
+    assert find_machine().gpus == (Gpu("NVIDIA H200 MIG 1g.18gb", "9.0", 18000),)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-bbbb-2")
+    assert find_machine().gpus == (Gpu("NVIDIA H200 MIG 3g.71gb", "9.0", 71000),)
+
+
+def test_a_whole_gpu_that_may_not_be_asked(monkeypatch):
+    install_nvml(monkeypatch, replace(H200, denied=True))
+    with pytest.raises(MismatchError, match="the GPU driver does not answer: insufficient permissions"):
+        find_machine()
+
+
 def test_a_gpu_that_is_to_be_split_and_has_no_slice(monkeypatch):
     install_nvml(monkeypatch, FakeGpu("GPU-1", "NVIDIA H200", (9, 0), 143771, (None, None), split=True))
     assert find_machine().gpus == ()
