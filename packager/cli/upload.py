@@ -1,5 +1,6 @@
 """`packager upload`: weights or a compiled engine to the hub, an object store or a folder."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,20 @@ def command(console: Console, /, what: Path, destination: str, *, dry_run: bool,
     from ..manifest import MANIFEST_PATH, read_manifest
     from ..store import Store
     from ..upload.run import UploadOptions, open_destination, plan_upload, run_plan
+    from ..weights.leases import leased, names_of
     from .progress import Progress, size
 
     store = Store(cache_root())
     target = open_destination(destination, UploadOptions(**options), store)
-    with Progress.start(quiet=console.quiet) as progress:
+    manifest = read_manifest(what) if (what / MANIFEST_PATH).is_file() else None
+    held = leased(store, manifest.name, names_of(manifest)) if manifest else nullcontext()
+    with held, Progress.start(quiet=console.quiet) as progress:
         progress.stage(f"look at {what} and {target.uri}")
         plan = plan_upload(what, target, store, progress.on_bytes)
         total = sum(file.size for file in plan.send)
         if not dry_run:
             progress.stage(f"upload {_files(len(plan.send))} to {target.uri}", total)
             commit = run_plan(plan, target, store, progress.on_bytes)
-    manifest = read_manifest(what) if (what / MANIFEST_PATH).is_file() else None
     tokenizer = manifest and manifest.tokenizer
     if tokenizer:
         console.say(f"the package's tokenizer stays where it is: {tokenizer.source}")

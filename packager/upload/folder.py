@@ -53,7 +53,7 @@ class FolderDestination:
     def _copy(self, file: LocalFile, on_bytes: OnBytes | None) -> None:
         target = self._path / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".upload-")  # the longest names take no more
         try:
             with file.local.open("rb", buffering=0) as source, os.fdopen(descriptor, "wb") as copy:
                 done = 0

@@ -142,7 +142,7 @@ class HubDestination:
 def _api() -> "HfApi":
     from huggingface_hub import HfApi
 
-    return HfApi(HF_ENDPOINT.get() or None, library_name="packager")
+    return HfApi(HF_ENDPOINT.get().rstrip("/") or None, library_name="packager")
 
 
 def _blob(file: LocalFile) -> str:

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,13 @@ from fakes.compiled import write_engine
 from fakes.hub import Hub
 from fakes.packages import make_package
 from fakes.s3 import FakeS3
+from fakes.stores import loading_package
 
+from packager.fetch import fetch_package
 from packager.manifest import MANIFEST_PATH, WeightsFile, WeightsManifest, read_manifest
+from packager.store import Store
+from packager.upkeep.inventory import Item
+from packager.upkeep.prune import PruneOptions, prune
 from packager.weights.schemes import open_source
 
 
@@ -82,6 +88,21 @@ def test_to_an_object_store(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert yaml.safe_load(done.stdout) == {"weights": {"source": "s3://models/llama"}}
         assert s3.client().get_object(Bucket="models", Key="llama/model.safetensors")["Body"].read() == b"abc"
+
+
+def test_what_is_sent_from_the_store_is_not_pruned_meanwhile(folder: Path, tmp_path: Path) -> None:
+    package, store = loading_package(tmp_path / "hello", folder), Store(tmp_path / "cache")
+    fetch_package(read_manifest(package), store)
+    pruned: list[Item] = []
+    with Hub() as hub:
+        hub.tokens.add("hf_ada")
+        hub.faults = lambda _: pruned.extend(prune(store, PruneOptions(-math.inf)).items)
+        env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ada"}
+        done = packager("upload", package, "hf://ada/llama", cwd=tmp_path, cache=store.root, env=env)
+        assert (done.returncode, pruned) == (0, []), done.stderr
+        repo = hub.repos["ada/llama"]
+        assert repo.commits[repo.branches["main"]]["model.safetensors"].data == b"abc"
+    assert len(prune(store, PruneOptions(-math.inf)).items) == 2, "it is over"
 
 
 def test_to_the_hub(folder: Path, tmp_path: Path) -> None:

@@ -183,6 +183,21 @@ def test_progress_is_told_to_the_last_byte(kind: str, folder: Path, store: Store
     assert told == {name: (len(data), len(data)) for name, data in FILES.items() if data}
 
 
+def test_the_longest_names_there_are(folder: Path, store: Store, tmp_path: Path) -> None:
+    name = "\u6a21" * 85  # 255 bytes
+    (folder / name).write_bytes(b"x")
+    upload(folder, f"file://{tmp_path}/there", store)
+    assert read_back(f"file://{tmp_path}/there")[name] == b"x"
+
+
+def test_a_hub_whose_address_ends_in_a_slash(
+    folder: Path, store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/mirrors/hub/")
+    refused(folder, "hf://ada/llama", store)
+    assert {one.path.partition("/api/")[0] for one in hub.requests} == {"/mirrors/hub"}
+
+
 def test_a_branch_and_a_message(folder: Path, store: Store, hub: Hub) -> None:
     upload(folder / "config.json", "hf://ada/llama", store)
     plan, commit = upload(folder, "hf://ada/llama", store, revision="quantized", message="int4")
