@@ -113,15 +113,15 @@ CASES = [case for case in ALL if _CHOSEN in (None, case.kind) and find_spec(case
 
 
 _STAND_INS = {
-    "letters": lambda folder: write_letters(folder, CONTEXT),
-    "compiled": write_compiled,
-    "checkpoint": lambda folder: write_hello(folder, CONTEXT),
+    "letters": write_letters,
+    "compiled": lambda folder, _: write_compiled(folder),
+    "checkpoint": write_hello,
 }
 """Weights that the stand-ins open."""
 
 
-def make_weights(name: str, kind: str, root: Path) -> Path | None:
-    """The model `name` as the engine `kind` opens it, made below `root` unless it is there."""
+def make_weights(name: str, kind: str, root: Path, context: int = CONTEXT) -> Path | None:
+    """The model `name` as the engine `kind` opens it, for `context` tokens, made below `root` unless it is there."""
     if not name:
         return None
     if name == "hello":
@@ -130,21 +130,21 @@ def make_weights(name: str, kind: str, root: Path) -> Path | None:
         from fakes.gguf import write_tiny_gguf
 
         path = root / "tiny.gguf"
-        return path if path.exists() else write_tiny_gguf(path)
+        return path if path.exists() else write_tiny_gguf(path, context_length=max(context, 2 * CONTEXT))
     if kind == "ctranslate2":
         from fakes.converted import convert
 
         folder, (shape, _, quantization) = root / f"converted-{name}", name.partition("-")
-        source = make_weights(shape, "", root)
+        source = make_weights(shape, "", root, context)
         return folder if folder.exists() else convert(source, folder, quantization or "float32")
     if name in _STAND_INS:
         folder = root / name
-        return folder if folder.exists() else _STAND_INS[name](folder)
+        return folder if folder.exists() else _STAND_INS[name](folder, context)
     if name == "prequantized":
         from fakes.quantized import quantize
 
-        return quantize(make_weights("llama", "", root), root / name)
+        return quantize(make_weights("llama", "", root, context), root / name)
     folder = root / name
     if not (folder / "config.json").exists():
-        write_model(folder, name, context_length=CONTEXT)
+        write_model(folder, name, context_length=context)
     return folder

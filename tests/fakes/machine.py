@@ -1,9 +1,11 @@
 """What this machine has, and ports on it."""
 
 import os
+import random
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import pytest
@@ -18,13 +20,24 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+_PORTS = range(10_000, 16_000)
+"""Below those that a kernel gives by itself, to clients too: nobody gets one of these between its choice and its use."""
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback for a server that is told its port: nobody listens there, and no one else was given it."""
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            if port in _given:
+                continue
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
+    pytest.fail("no port is free")
 
 
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 30) -> None:
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 120) -> None:
     """Until something listens on loopback `port`; fails when the process ends first."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

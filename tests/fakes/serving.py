@@ -28,10 +28,13 @@ from packager.runtime.server.keys import ApiKeys
 from packager.runtime.supervise import Supervisor
 from packager.store import Store
 
+from .machine import free_port
 from .packages import make_package, make_serving
 
-PATIENCE = 20.0
-"""Seconds to wait for something that must come; none is expected to be needed."""
+PATIENCE = 120.0
+"""Seconds to wait for something that must come, on a machine that stands still now and then."""
+ANSWER = 30.0
+"""Seconds to wait for one answer: a server that is about to end may give none."""
 
 
 _SERVING = {field.name for field in fields(ServingManifest)}
@@ -57,7 +60,7 @@ class ThreadServer:
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server = uvicorn.Server(server_config(supervisor, keys, bounds))
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._loop: asyncio.AbstractEventLoop
 
     def __enter__(self) -> Self:
@@ -134,10 +137,13 @@ class ProcessServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # BentoML's worker leads a session of its own: killing the parent alone would leave it behind.
-        for process in self.family() if self._running() else []:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        # BentoML's worker leads a session of its own: killing the parent alone would leave it behind. Stopped first,
+        # the parent starts no other one meanwhile, which would hold the pipe that is read to its end here.
+        if self._running():
+            self.process.send_signal(signal.SIGSTOP)
+            for process in self.family():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.process.wait()
         self._reader.join()
         assert self.process.stdout is not None
@@ -173,12 +179,12 @@ class ProcessServer:
     def status(self, path: str) -> int:
         """The status of a GET, 0 when nobody answers."""
         try:
-            return httpx.get(self.url + path, timeout=5).status_code
+            return httpx.get(self.url + path, timeout=ANSWER).status_code
         except httpx.TransportError:
             return 0
 
     def metric(self, name: str) -> float:
-        text = httpx.get(self.url + "/metrics").text
+        text = httpx.get(self.url + "/metrics", timeout=PATIENCE).text
         return float(next(line for line in text.splitlines() if line.startswith(name)).split()[-1])
 
     def events(self, name: str) -> list[dict]:
@@ -203,9 +209,7 @@ def _own(folder: Path, port: int) -> list[str]:
 
 
 def _bento(server: ProcessServer) -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        server.port = probe.getsockname()[1]
+    server.port = free_port()
     return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(server.port)]
 
 

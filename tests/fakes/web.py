@@ -280,7 +280,7 @@ class Web:
             for connection in self._open:
                 _shut(connection)
         for thread in threads:
-            thread.join(10)
+            thread.join(120)
             if thread.is_alive():
                 raise RuntimeError(f"a connection does not end: does {self.faults} wait for something?")
 

@@ -53,6 +53,6 @@ def test_what_it_says_is_so(server, label, mode):
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case):
-        case.call_and_validate(base_url=server.url, checks=list(CHECKS))
+        case.call_and_validate(base_url=server.url, checks=list(CHECKS), timeout=60)
 
     ask()
