@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes.engines import HeldEngine
 from fakes.machine import missing
-from fakes.serving import ThreadServer, make_manifest, thread_server, wait_until
+from fakes.serving import PATIENCE, ThreadServer, make_manifest, thread_server, wait_until
 
 from packager.errors import EngineError
 from packager.runtime.engine import Delta, Usage
@@ -28,7 +28,7 @@ def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=QUIET)
+        chromium = playwright.chromium.launch(executable_path=program, args=QUIET, timeout=PATIENCE * 1000)
         yield chromium
         chromium.close()
 
@@ -43,7 +43,7 @@ def open_page(browser, tmp_path: Path):
         server.__enter__()
         server.wait_ready()
         page = browser.new_page(viewport={"width": width, "height": 760})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE * 1000)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda line: faults.append(line.text) if "Security" in line.text else None)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvloop
 from fakes.packages import make_package
-from fakes.serving import ProcessServer, thread_server, wait_until
+from fakes.serving import PATIENCE, ProcessServer, thread_server, wait_until
 
 pytestmark = pytest.mark.slow
 DONE, LAST = b"data: [DONE]\n\n", b"0\r\n\r\n"
@@ -49,38 +49,59 @@ def together(work: Coroutine[object, object, list]) -> list:
 
 
 @contextmanager
-def few_files() -> Iterator[None]:
-    """What is started here begins with 512 file descriptors, and may take more: as in many containers."""
+def files(count: int) -> Iterator[None]:
+    """This process, and what it starts, has so many file descriptors, and may take more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+HELD = """
+
+from pathlib import Path
+
+_GO = Path(__file__).with_name("go")
+
+
+class EchoEngine(EchoEngine):
+    # After the first word of a stream the others come when the test has made the file.
+    async def stream(self, request):
+        held = True
+        async for delta in super().stream(request):
+            yield delta
+            while held := held and not _GO.exists():
+                await asyncio.sleep(0.2)
+"""
 
 
 def test_1000_streams_at_once(host, tmp_path):
-    """All are open before one may end: each has 60 tokens, one each 50 ms."""
-    package = make_package(tmp_path / "package", options={"delay_ms": 50}, max_concurrency=1000)
+    """All are open before one may end: the engine goes on when each of them has its first token."""
+    package = make_package(tmp_path / "package", max_concurrency=1000, token_gap_seconds=600)
+    module = package / "packages/packager_runtime/runtime/engines/echo.py"
+    with module.open("a") as file:
+        file.write(HELD)
     words = " ".join(f"w{number}" for number in range(60))
-    with few_files():
+    with files(512):  # as in many containers
         server = ProcessServer(package, host)
-    with server:
+    with server, files(4096):
         server.wait_ready()
         began = 0
 
         def begin() -> None:
             nonlocal began
             began += 1
+            if began == 1000:
+                module.with_name("go").touch()
 
-        async def all_of_them() -> list[tuple[bytes, int]]:
-            async def one() -> tuple[bytes, int]:
-                received = await ask(server.port, {"prompt": words, "stream": True}, begin)
-                return received, began
+        async def all_of_them() -> list[bytes]:
+            async with asyncio.timeout(300):  # were one refused, the others would be held for ever
+                asked = (ask(server.port, {"prompt": words, "stream": True}, begin) for _ in range(1000))
+                return await asyncio.gather(*asked)
 
-            return await asyncio.gather(*(one() for _ in range(1000)))
-
-        results = together(all_of_them())
-        assert all(seen == 1000 for _, seen in results), "they were open together"
-        for received, _ in results:
+        for received in together(all_of_them()):
             assert received.startswith(b"HTTP/1.1 200 ")
             assert received.endswith(DONE + b"\r\n" + LAST)
             assert "".join(texts(received)) == words
@@ -94,37 +115,38 @@ def texts(received: bytes) -> Iterator[str]:
             yield json.loads(line[6:])["text"]
 
 
-async def leave(port: int, chance: random.Random) -> None:
-    """One client that leaves at some moment, in some way."""
-    stream = chance.random() < 0.7
-    sent = request({"prompt": "w " * 300, "stream": stream})
+async def leave(port: int, chance: random.Random) -> bool:
+    """One client that leaves at some moment, in some way. Whether it left a stream that had begun to come."""
+    stream, whole, begun = chance.random() < 0.7, chance.random() < 0.9, False
+    sent = request({"prompt": "w " * 3000, "stream": stream})
     with suppress(ConnectionError):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         if chance.random() < 0.5:  # a reset instead of a goodbye
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        writer.write(sent if chance.random() < 0.9 else sent[: chance.randrange(1, len(sent))])
+        writer.write(sent if whole else sent[: chance.randrange(1, len(sent))])
         moment = chance.random()
         if moment < 0.3:  # before the first byte
             await asyncio.sleep(chance.random() / 100)
         elif stream:
             with suppress(TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(PATIENCE if whole else 1):
                     for _ in range(chance.randrange(1, 10)):
-                        await reader.read(chance.randrange(1, 2000))
+                        begun = bool(await reader.read(chance.randrange(1, 2000))) and whole
         else:
             await asyncio.sleep(chance.random() / 10)
         writer.transport.abort() if chance.random() < 0.5 else writer.close()
+    return begun
 
 
-async def leave_all(port: int, count: int) -> list:
-    chance, turn = random.Random(7), asyncio.Semaphore(50)
+async def leave_all(port: int, count: int) -> list[bool]:
+    turn = asyncio.Semaphore(50)
 
-    async def one() -> None:
+    async def one(number: int) -> bool:
         async with turn:
-            await leave(port, chance)
+            return await leave(port, random.Random(number))
 
-    return await asyncio.gather(*(one() for _ in range(count)))
+    return await asyncio.gather(*(one(number) for number in range(count)))
 
 
 def test_1000_disconnects_leak_nothing(host, tmp_path):
@@ -135,13 +157,14 @@ def test_1000_disconnects_leak_nothing(host, tmp_path):
         settle(lambda: server.metric("packager_requests_running "))
         wait_until(lambda: no_more(server), "connections are closed")
         before = server.files()
-        together(leave_all(server.port, 1000))
+        left = sum(together(leave_all(server.port, 1000)))
+        wait_until(lambda: server.metric('packager_requests_total{outcome="abort"}') >= left, "all are seen to leave")
         settle(lambda: server.metric("packager_requests_running "))
-        assert server.metric("packager_requests_waiting ") == 0
+        settle(lambda: server.metric("packager_requests_waiting "))
         wait_until(lambda: server.files() <= before, "no file descriptor is left")
-        assert server.metric('packager_requests_total{outcome="abort"}') > 500
+        assert left > 300
         assert server.metric('packager_requests_total{outcome="error"}') == 0
-        assert httpx.post(server.url + "/predict", json={"prompt": "still here"}).status_code == 200
+        assert httpx.post(server.url + "/predict", json={"prompt": "still here"}, timeout=60).status_code == 200
 
 
 def settle(value: Callable[[], float]) -> None:
@@ -158,16 +181,16 @@ def test_1000_disconnects_leave_no_task(tmp_path):
     with thread_server(tmp_path, delay_ms=5, max_concurrency=32, max_queue=128) as server:
         metrics = server.wait_ready().supervisor.metrics
         before = server.tasks()
-        together(leave_all(server.port, 1000))
+        left = sum(together(leave_all(server.port, 1000)))
+        wait_until(lambda: metrics.outcomes["abort"] >= left > 300, "all are seen to leave")
         settle(lambda: metrics.running + metrics.waiting)
         wait_until(lambda: server.tasks() <= before, "no task is left")
-        assert metrics.outcomes["abort"] > 500
         assert metrics.outcomes["error"] == 0
 
 
 def test_sigterm_under_load(host, tmp_path):
     """Of the streams half end within the drain, half cannot: each is complete, or told and broken off. New ones: 503."""
-    package = make_package(tmp_path / "package", options={"delay_ms": 20}, max_concurrency=200, drain_seconds=3)
+    package = make_package(tmp_path / "package", options={"delay_ms": 20}, max_concurrency=200, drain_seconds=15)
     with ProcessServer(package, host) as server:
         server.wait_ready()
         began = asyncio.Event()

@@ -49,7 +49,9 @@ def test_llama_cpp(runner, tmp_path):
             whole = client.chat.completions.create(**CHAT, max_tokens=5, temperature=0)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
         assert whole.usage.completion_tokens == 5
-        with httpx.stream("POST", server.url + "/predict", json={"prompt": "long ago", "stream": True}) as answer:
+        with httpx.stream(
+            "POST", server.url + "/predict", json={"prompt": "long ago", "stream": True}, timeout=60
+        ) as answer:
             next(answer.iter_bytes())
         wait_until(lambda: server.metric("packager_requests_running ") == 0, "the slot is free")
         server.terminate()
