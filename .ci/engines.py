@@ -19,6 +19,8 @@ ENGINES = ("transformers", "vllm", "ctranslate2")
 ENVIRONMENTS = (*ENGINES, "triton")
 OTHERS = {"transformers": ("tests/unit/convert/test_convert_merge.py",)}
 """Tests that need what only this engine's environment has."""
+HANGING = ("-o", "faulthandler_timeout=1200", "-o", "faulthandler_exit_on_timeout=true")
+"""As in the Makefile: a test that hangs ends the run, and shows where."""
 UV = str(ROOT / ".venv/bin/uv")
 
 
@@ -61,6 +63,7 @@ def test(engine: str) -> int:
         "filterwarnings=default",
         "-p",
         "no:warnings",
+        *HANGING,
     ]
     return int(subprocess.run(argv, cwd=ROOT, env=env, check=False).returncode != 0)
 
