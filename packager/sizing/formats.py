@@ -45,7 +45,7 @@ INT8 = Width(8, _BNB_KEPT, experts=False)
 _FOUR = Width(4 + 32 / 64, f"{_BNB}; {_BNB_KEPT}", experts=False)
 _FOUR_DOUBLE = Width(4 + 8 / 64 + 32 / (64 * 256), f"{_BNB}; {_BNB_KEPT}", experts=False)
 _EIGHT_FLOAT = Width(8, _FP8)
-_GROUP = 128
+_GROUP, _MOST_BITS = 128, 16
 _TRT_WORDS = {"int8": "w8a16", "int4": "w4a16", "awq": "w4a16_awq", "gptq": "w4a16_gptq"}
 _TRT_WIDTHS = {
     "w8a16": Width(8, _TRT),
@@ -111,8 +111,13 @@ def is_unpacked(engine: str, quantization: str, capability: int | None) -> bool:
     return engine == "transformers" and quantization == "fp8" and (capability is None or capability < 89)
 
 
-def grouped(bits: int, group: int) -> Width:
-    """Integers of so many bits that share a scale and a zero point; a `group` of -1 is a whole column."""
+def grouped(bits: int, group: int) -> Width | None:
+    """Integers of so many bits that share a scale and a zero point; a `group` of -1 is a whole column.
+
+    None for bits that no such integer has.
+    """
+    if not 0 < bits <= _MOST_BITS:
+        return None
     return Width(bits + ((16 + bits) / group if group > 0 else 0), _GPTQ)
 
 
@@ -125,6 +130,8 @@ def _compressed(kind: str, said: Mapping[str, Any]) -> Width | None:
     if not isinstance(weights, Mapping):
         return _EIGHT_FLOAT if kind == "float-quantized" else None
     bits, group = _number(weights.get("num_bits"), 8), _number(weights.get("group_size"), -1)
+    if not 0 < bits <= _MOST_BITS:
+        return None
     return Width(bits + (16 / group if group > 0 else 0), "compressed-tensors: a 16-bit scale for each group")
 
 

@@ -10,7 +10,8 @@ from .families import FAMILIES, UNKNOWN, Family
 
 _ROUTED = ("num_local_experts", "n_routed_experts", "num_experts")
 _MOST = 1 << 24
-"""What counts as a number of anything: a configuration with more is none of a model's."""
+_MOST_LAYERS = 10_000
+"""What counts as a number of anything, and of layers: a configuration with more is none of a model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ def read_shape(config: Mapping[str, Any], *, where: str) -> Shape:
     family = FAMILIES.get(name, UNKNOWN)
     silent = {key: one for key, one in family.silent.items() if key not in whole} if inner else {}
     said = _Config(whole | silent, where)
-    layers, hidden = said.number("num_hidden_layers", "n_layer"), said.number("hidden_size", "n_embd")
+    layers = said.number("num_hidden_layers", "n_layer", most=_MOST_LAYERS)
+    hidden = said.number("hidden_size", "n_embd")
     heads = said.number("num_attention_heads", "n_head")
     latent = _latent(said)
     head_dim = latent.nope + latent.rope if latent else said.count("head_dim") or hidden // heads
@@ -106,14 +108,14 @@ class _Config:
     values: Mapping[str, Any]
     where: str
 
-    def count(self, *names: str) -> int:
+    def count(self, *names: str, most: int = _MOST) -> int:
         """The first of these that is a number of things; 0 where none is."""
         found = (self.values.get(name) for name in names)
-        return next((one for one in found if type(one) is int and 0 < one < _MOST), 0)
+        return next((one for one in found if type(one) is int and 0 < one < most), 0)
 
-    def number(self, *names: str) -> int:
+    def number(self, *names: str, most: int = _MOST) -> int:
         """The same, where there has to be one."""
-        if found := self.count(*names):
+        if found := self.count(*names, most=most):
             return found
         mend = "put the config.json of the transformers model beside the spec"
         raise SpecError(f"this config.json does not say {names[0]}", where=self.where, mend=mend)

@@ -170,6 +170,12 @@ class TestWeights:
         with pytest.raises(SpecError, match="what weights take that are novel is not known"):
             demand(config, VLLM)
 
+    @pytest.mark.parametrize("bits", [0, -4, 4096])
+    def test_bits_that_are_none(self, bits):
+        packed = {"config_groups": {"g": {"weights": {"num_bits": bits}}}}
+        assert width_of_weights("gptq", {"bits": bits}) is None
+        assert width_of_weights("compressed-tensors:pack-quantized", packed) is None
+
     def test_a_converted_folder(self, demand):
         with pytest.raises(SpecError, match="takes what it was converted to"):
             demand("llama-3-8b", "engine: {kind: ctranslate2}")

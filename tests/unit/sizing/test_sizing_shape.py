@@ -87,11 +87,12 @@ def test_what_is_said_within_counts():
 
 
 @pytest.mark.parametrize(
-    "odd", [{"num_hidden_layers": 1 << 62}, {"num_hidden_layers": True}, {"num_hidden_layers": -1}]
+    ("key", "odd"),
+    [("num_hidden_layers", one) for one in (1 << 62, 10**7, True, -1, "32")] + [("hidden_size", 1 << 62)],
 )
-def test_numbers_that_are_none_of_a_models_are_not_said(odd):
-    with pytest.raises(SpecError, match="does not say num_hidden_layers"):
-        read_shape(config_of("llama-3-8b") | odd, where="")
+def test_numbers_that_are_none_of_a_models_are_not_said(key, odd):
+    with pytest.raises(SpecError, match=f"does not say {key}"):
+        read_shape(config_of("llama-3-8b") | {key: odd}, where="")
 
 
 @pytest.mark.parametrize("odd", [3, "all", {}])
