@@ -129,9 +129,19 @@ def _more_gpus(demand: Demand) -> Iterator[Change]:
             continue
         if splits == "layers":
             yield _on(demand, replace(place, pipeline=count), f"`hardware.count: {count}`")
-        elif demand.shape.heads % (tensor := place.tensor * count // now) == 0:
+        elif _shared(demand, tensor := place.tensor * count // now):
             words = f"`engine.tensor_parallel: {tensor}` with `hardware.count: {count}`"
             yield _on(demand, replace(place, tensor=tensor), words)
+
+
+def _shared(demand: Demand, tensor: int) -> bool:
+    """Whether so many GPUs can share the heads: of keys, each has as many, or each head is on as many GPUs.
+
+    vllm 0.32.0, layers/linear.py QKVParallelLinear.
+    """
+    shape = demand.shape
+    keys = shape.latent is not None or shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0
+    return shape.heads % tensor == 0 and keys
 
 
 def _on(demand: Demand, place: Place, words: str) -> Change:

@@ -196,6 +196,18 @@ def test_heads_bound_how_many_gpus_share_a_layer(demand):
     assert "gpus" not in kinds(changes_that_fit(odd))
 
 
+def test_so_do_heads_of_keys(demand):
+    """microsoft/Phi-3-medium-4k-instruct: 10 heads of keys, which neither 4 nor 8 GPUs share evenly."""
+    config = {"model_type": "phi3", "num_attention_heads": 40, "num_key_value_heads": 10, "hidden_size": 5120}
+    config |= {"num_hidden_layers": 40, "intermediate_size": 17920, "vocab_size": 32064}
+    for gpu, words in (("l4", "`engine.tensor_parallel: 2` with `hardware.count: 2`"), ("rtx-2070", None)):
+        asked = demand(config, f"engine: {{kind: vllm, dtype: float16}}\nhardware: {{gpu: {gpu}}}", context=4096)
+        assert next((one.words for one in changes_that_fit(asked) if one.kind == "gpus"), None) == words
+    spread = {"num_key_value_heads": 4, "num_attention_heads": 32}
+    asked = demand(config | spread, "engine: {kind: vllm, dtype: float16}\nhardware: {gpu: rtx-2070}", context=4096)
+    assert "`hardware.count: 8`" in next(one.words for one in changes_that_fit(asked) if one.kind == "gpus")
+
+
 def test_ctranslate2_gains_nothing_from_more_gpus(demand):
     asked = demand("llama-3-8b", "engine: {kind: ctranslate2}\nhardware: {gpu: t4}", files=16 * 10**9, context=2048)
     assert not measure(asked).fits
