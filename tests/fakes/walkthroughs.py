@@ -110,7 +110,7 @@ def curl(*words: str) -> str:
     """What the real curl is answered; an error's status fails the test. Skips where there is none."""
     if shutil.which("curl") is None:
         missing("no curl (Debian's package of that name)")
-    return run(["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "120", "--noproxy", "*", *words])
+    return run(["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "300", "--noproxy", "*", *words])
 
 
 def ask_as_written(readme: Path, ports: Mapping[int, int], folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fakes.cli import ROOT, build, packager
-from fakes.installed import bare_env, chat, run, served
+from fakes.installed import SECONDS, bare_env, chat, run, served
 from fakes.installed import environment as install
 from fakes.machine import free_port, missing
 
@@ -149,4 +149,4 @@ def test_its_requirements_alone_serve_it(project: Project, shared_cache: Path, t
     with served(argv, cwd=project.package, env=env, port=port) as (client, process):
         assert chat(client, project.folder.name)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(SECONDS) == 0

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -19,12 +18,18 @@ import httpx
 import pytest
 from fakes.cli import ROOT, build, packager
 from fakes.hub import Hub
+from fakes.machine import free_port
 
 from packager.store import Store
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
-QUESTION = {"messages": [{"role": "user", "content": "What is a list?"}], "stream": True, "max_tokens": 24}
+QUESTION = {
+    "messages": [{"role": "user", "content": "What is a list?"}],
+    "stream": True,
+    "max_tokens": 24,
+    "temperature": 0,
+}
 
 
 @pytest.fixture(scope="module", params=["echo", "hello"])
@@ -283,10 +288,10 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 def wait_until_ready(port: int, docker: Docker, container: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5, trust_env=False).status_code == 200:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=30, trust_env=False).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
@@ -313,9 +318,3 @@ def run(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from fakes.installed import PROMPT, bare_env, chat, environment, run, served
+from fakes.installed import PROMPT, SECONDS, bare_env, chat, environment, run, served
 from fakes.machine import free_port, missing
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -83,7 +83,7 @@ class TestSelfContained:
         with served(argv, cwd=built.folder, env=built.env, port=port) as (client, process):
             assert said(built.name, chat(client, built.name))
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(SECONDS) == 0
 
     def test_its_own_runner_serves_it(self, built):
         port = free_port()
@@ -92,7 +92,7 @@ class TestSelfContained:
         with served(argv, cwd=built.folder, env=env, port=port) as (client, process):
             assert said(built.name, chat(client, built.name))
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(SECONDS) == 0
 
     def test_it_is_as_it_was_written(self, built):
         """Also after it was served: a package is never written to."""
@@ -201,7 +201,7 @@ class TestTruss:
         port = free_port()
         env = {**built.env, "HOME": str(tmp_path), "INFERENCE_SERVER_PORT": str(port)}
         argv = [truss_python, "-c", SERVE_TRUSS, context / "packages"]
-        inputs = {"prompt": PROMPT, "max_tokens": 8}
+        inputs = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}
         with served(argv, cwd=app, env=env, port=port, ready="/v1/models/model") as (client, process):
             whole = client.post("/v1/models/model:predict", json=inputs)
             assert whole.status_code == httpx.codes.OK, whole.text
@@ -211,7 +211,7 @@ class TestTruss:
                 assert response.headers["transfer-encoding"] == "chunked"
                 assert said(built.name, "".join(response.iter_text()))
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(SECONDS)
 
 
 def read_requirements(path: Path) -> list[Requirement]:

@@ -194,7 +194,7 @@ def running_registry(folder: Path) -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 def lock_of(spec: Path) -> dict[str, Any]:

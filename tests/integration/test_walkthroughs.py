@@ -23,7 +23,7 @@ import tritonclient.grpc.aio as triton
 from fakes.cli import ROOT, packager
 from fakes.compiled import description, install
 from fakes.gguf import BAICHUAN_LAYERS, write_tiny_gguf
-from fakes.installed import bare_env, run, served
+from fakes.installed import SECONDS, bare_env, run, served
 from fakes.machine import free_port, missing
 from fakes.nvml import A100, write_nvml
 from fakes.serving import wait_until
@@ -94,7 +94,7 @@ def serving(package: Path, python: Path, *libraries: Path) -> Iterator[Asked]:
     with served(argv, cwd=package, env=env, port=port) as (_, process):
         yield Asked(port, package)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(SECONDS) == 0
 
 
 def ask_with_openai(asked: Asked) -> None:
@@ -302,7 +302,7 @@ async def ask_triton(server: TritonServer, prompts: Sequence[str], **sampling: s
     """Texts by prompt, asked in one gRPC stream. Raises InferenceServerException."""
     texts = dict.fromkeys(prompts, "")
     async with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
-        async for result, error in client.stream_infer(requests(prompts, **sampling), stream_timeout=60):
+        async for result, error in client.stream_infer(requests(prompts, **sampling), stream_timeout=300):
             if error is not None:
                 raise error
             texts[prompts[int(result.get_response().id)]] += result.as_numpy("text_output")[0].decode()
@@ -391,7 +391,7 @@ class TestInternLM2:
             assert answer["choices"][0]["message"]["content"]
             ask_with_openai(asked)
             asked.as_the_readmes_say(tmp_path)
-            page = httpx.get(f"http://127.0.0.1:{asked.port}/chat")
+            page = httpx.get(f"http://127.0.0.1:{asked.port}/chat", timeout=60)
             assert page.headers["content-type"].startswith("text/html")
 
     def test_its_architecture_on_vllm(self, tmp_path: Path) -> None:
