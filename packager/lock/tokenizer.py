@@ -63,10 +63,10 @@ def check_described(described: Mapping[str, Any] | None, files: Iterable[Weights
     if wanted is None or not found or wanted in found.values():
         return
     path, sha256 = min(found.items())
-    what = f"{path} has the sha256 {sha256[:12]}, and {FILE} says that the model's has {wanted[:12]}"
-    mend = "name that model's own in `weights.tokenizer`, at its revision in `weights.tokenizer_revision`"
+    what = f"{path} has the sha256 {sha256[:12]}, and {FILE} says that the engine's has {wanted[:12]}"
+    mend = "name that one in `weights.tokenizer`, at its revision in `weights.tokenizer_revision`"
     if build.source_model is not None:
-        mend += f": {build.source_model.repo} at {build.source_model.revision}"
+        mend += f"; the model is {build.source_model.repo} at {build.source_model.revision}"
     raise SpecError(what, where=where, mend=mend)
 
 

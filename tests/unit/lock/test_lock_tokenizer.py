@@ -255,7 +255,7 @@ class TestCompiledEngines:
         ((where, what, mend),) = refused(self.spec(tmp_path, "b" * 64), tools)
         found = sha256_hex(TOKENIZER["tokenizer.json"])[:12]
         assert where == ":8:14"
-        assert what == (f"tokenizer.json has the sha256 {found}, and engine.json says that the model's has {'b' * 12}")
+        assert what == (f"tokenizer.json has the sha256 {found}, and engine.json says that the engine's has {'b' * 12}")
         assert f"mistralai/Mistral-7B-Instruct-v0.2 at {'a' * 40}" in mend
 
 
