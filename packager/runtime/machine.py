@@ -114,7 +114,7 @@ def _device(nvml: Any, index: int) -> Device:
 
     def read(part: Any) -> Gpu:
         # A slice has a name and memory of its own; its compute capability is the GPU's.
-        return Gpu(nvml.nvmlDeviceGetName(part), sm, nvml.nvmlDeviceGetMemoryInfo(part).total // _MIB)
+        return Gpu(nvml.nvmlDeviceGetName(part), sm, _memory(nvml, part))
 
     uuid = nvml.nvmlDeviceGetUUID(handle)
     if not _is_split(nvml, handle):
@@ -126,6 +126,17 @@ def _device(nvml: Any, index: int) -> Device:
         # A container that was given slices may not ask for the memory of the whole (nvidia-container-toolkit, issue
         # 842), which no program sees beside them.
         return Device(uuid, Gpu(nvml.nvmlDeviceGetName(handle), sm, 0), slices)
+
+
+def _memory(nvml: Any, part: Any) -> int:
+    """MiB. A GPU that has none of its own (GB10) uses the machine's, and the driver tells none.
+
+    https://docs.nvidia.com/dgx/dgx-spark/known-issues.html
+    """
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(part).total) // _MIB
+    except nvml.NVMLError_NotSupported:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
 
 
 def _is_split(nvml: Any, handle: Any) -> bool:

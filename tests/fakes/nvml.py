@@ -27,13 +27,14 @@ class FakeSlice:
 class FakeGpu:
     """`slices` is None where the GPU cannot be split, and `split` says whether it is.
 
-    `denied`: a container may not ask for its memory, as where that was given slices of it alone.
+    `denied`: a container may not ask for its memory, as where that was given slices of it alone. `memory_mib` is None
+    where it uses the machine's.
     """
 
     uuid: str
     name: str
     sm: tuple[int, int]
-    memory_mib: int
+    memory_mib: int | None
     slices: tuple[FakeSlice | None, ...] | None = None
     split: bool = False
     denied: bool = False
@@ -114,6 +115,8 @@ class Nvml:
     def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu | FakeSlice, version: int | None = None) -> Any:
         if isinstance(handle, FakeGpu) and handle.denied:
             raise ERRORS["NVMLError_NoPermission"]
+        if handle.memory_mib is None:
+            raise ERRORS["NVMLError_NotSupported"]
         return SimpleNamespace(total=handle.memory_mib * MIB, free=0, used=0)
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: FakeGpu) -> tuple[int, int]:

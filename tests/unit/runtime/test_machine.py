@@ -5,6 +5,7 @@ import logging
 import platform
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes.compiled import description, install, put, write_engine
@@ -170,6 +171,13 @@ def test_a_container_that_was_given_slices_alone(monkeypatch):
     assert find_machine().gpus == (Gpu("NVIDIA H200 MIG 1g.18gb", "9.0", 18000),)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-bbbb-2")
     assert find_machine().gpus == (Gpu("NVIDIA H200 MIG 3g.71gb", "9.0", 71000),)
+
+
+def test_a_gpu_that_uses_the_machines_memory(monkeypatch):
+    install_nvml(monkeypatch, FakeGpu("GPU-6b10", "NVIDIA GB10", (12, 1), None))
+    (found,) = find_machine().gpus
+    told = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    assert found == Gpu("NVIDIA GB10", "12.1", int(told.split()[1]) >> 10)
 
 
 def test_a_whole_gpu_that_may_not_be_asked(monkeypatch):
