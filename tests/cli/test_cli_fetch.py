@@ -21,6 +21,8 @@ from packager.lock.lockfile import WeightsLock
 from packager.manifest import MANIFEST_PATH, WeightsFile, WeightsManifest, read_manifest
 from packager.spec.load import load_spec
 from packager.store import Store
+from packager.weights.load import ensure_weights
+from packager.weights.watch import Watch
 
 A, B = b"a" * 1000, b"b" * 20
 
@@ -217,6 +219,20 @@ class TestInTheContainer:
         assert files(store) == sorted([sha256(A), sha256(B)])
         assert len(list(store.root.glob("trees/*"))) == 1, "for a read-only mount of it"
 
+    def test_a_load_from_what_it_fetched_reads_nothing_again(self, run, store, tmp_path, source):
+        """Small files neither: a load from a read-only mount cannot note what it has hashed."""
+        package = loading_package(tmp_path / "package", source, vendored=True)
+        with run(package) as process:
+            process.communicate()
+        read = []
+
+        class Told(Watch):
+            def on_bytes(self, title, done, total):
+                read.append(title)
+
+        ensure_weights(read_manifest(package), package, store, watch=Told())
+        assert read == []
+
     def test_another_store(self, run, store, tmp_path, source):
         with run(
             loading_package(tmp_path / "package", source, vendored=True), "--store", tmp_path / "image"
@@ -257,7 +273,7 @@ class TestInTheContainer:
             package = loading_package(tmp_path / "package", source, address=f"{web.url}/", vendored=True)
             with run(package) as process:
                 part = store.root / "parts" / f"{sha256(data)}.journal"
-                assert reached.wait(30)
+                assert reached.wait(120)
                 while not (part.exists() and part.read_bytes().count(b"\n") > 3):
                     assert process.poll() is None, process.stderr.read()
                 process.send_signal(signal.SIGKILL)
