@@ -367,7 +367,7 @@ class TestSeveralAtOnce:
 
         def run() -> None:
             try:
-                fetch_files(want(source), store, settings=FetchSettings(look=0.01, patience=0.5))
+                fetch_files(want(source), store, settings=FetchSettings(look=0.01, patience=2))
             except BaseException as error:  # noqa: BLE001 - shown below
                 failed.append(error)
 
@@ -376,7 +376,7 @@ class TestSeveralAtOnce:
         part = Part(locked("a", BIG), held)
         part.resume()
         for number in range(21):
-            thread.join(0.05)
+            thread.join(0.15)
             part.write(number, (BIG[number * PIECE : (number + 1) * PIECE],))
         part.publish(store)
         part.close(done=True)
@@ -457,7 +457,7 @@ class TestDisk:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         def wait(portion: bytes, at: int) -> bytes:
-            assert at < 2 * PIECE or told.wait(20)
+            assert at < 2 * PIECE or told.wait(120)
             return portion
 
         monkeypatch.setattr(os, "fdatasync", fail)
