@@ -73,8 +73,10 @@ def trained_context(folder: Path, asked: int | None) -> int:
     if asked is not None:
         return asked
     config = read_json(folder / "config.json", dict, "build the package again")
-    found = config.get("max_position_embeddings")
-    if not isinstance(found, int):
+    text = config.get("text_config")  # where a model with eyes has it
+    said = [one.get("max_position_embeddings") for one in (config, text) if isinstance(one, dict)]
+    found = next((one for one in said if isinstance(one, int)), None)
+    if found is None:
         what = "config.json does not say for how many tokens the model was trained"
         raise LoadError(what, where=str(folder), mend="write `engine.context_length` in the spec")
     return found

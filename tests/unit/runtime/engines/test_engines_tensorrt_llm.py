@@ -75,6 +75,17 @@ async def test_a_stream(started):
     assert facts.features.chat
 
 
+async def test_a_model_with_eyes_says_its_length_one_level_deeper(folder, library):
+    config = folder / "config.json"
+    config.write_text(json.dumps({"text_config": {"max_position_embeddings": 2048}}))
+    engine = open_engine("tensorrt_llm", make_setup(folder, 4))
+    assert (await engine.start()).context_length == 2048
+    await engine.stop()
+    config.write_text(json.dumps({"text_config": "none"}))
+    with pytest.raises(LoadError, match="does not say for how many tokens"):
+        await open_engine("tensorrt_llm", make_setup(folder, 4)).start()
+
+
 async def test_messages_take_the_chat_template(started):
     engine, _, _ = started
     request = GenerationRequest("r", messages=(Message("user", "hello there"),))
