@@ -69,7 +69,7 @@ async def keep(stream, deltas: list[Delta]) -> None:
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.001)
 
