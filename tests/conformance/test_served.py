@@ -15,7 +15,7 @@ from fakes.packages import make_package
 from fakes.serving import ProcessServer
 
 WHOLE = [case for case in CASES if case.whole]
-STARTING = 240.0
+STARTING = 600.0
 """Seconds that a real engine may take to start on a slow machine."""
 LONG = {"prompt": "w " * 40, "max_tokens": 3500, "ignore_eos": True, "temperature": 0}
 
