@@ -1,8 +1,8 @@
 """Describes a compiled engine, on the machine that compiled it: what only that machine knows goes into engine.json."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..digest import hash_file
@@ -20,6 +20,7 @@ from ..weights.compiled import (
     Machine,
     SourceModel,
     rank_files,
+    read_build,
 )
 from ..weights.file import FileSource
 
@@ -72,7 +73,8 @@ def look(folder: Path) -> CompiledFolder:
 def describe(found: CompiledFolder, machine: Machine, told: Told, stage: Callable[[str, int], None]) -> EngineBuild:
     """engine.json of the engine, which `machine` compiled. `stage` is told before every byte of it is read.
 
-    Raises MismatchError when the machine cannot be the one that did.
+    What is not told is as in an engine.json of the same files that lies there. Raises MismatchError when the machine
+    cannot be the one that compiled it.
     """
     problems = tuple(_strangers(found, machine, told))
     if problems:
@@ -80,6 +82,7 @@ def describe(found: CompiledFolder, machine: Machine, told: Told, stage: Callabl
     config, gpu = found.config, machine.gpus[0]
     stage(f"hash {len(found.files)} files", found.size)
     files = {path: BuiltFile(*hash_file(found.path / path)) for path in found.files}
+    told = _with_earlier(told, found.path / FILE, files)
     return EngineBuild(
         kind=KIND,
         tensorrt_llm=config.tensorrt_llm,
@@ -111,6 +114,21 @@ def write_description(folder: Path, build: EngineBuild, *, force: bool) -> Path:
         raise OutputError("it describes something else", where=str(path), mend="--force writes it anew")
     write_atomically(path, data)
     return path
+
+
+def _with_earlier(told: Told, path: Path, files: Mapping[str, BuiltFile]) -> Told:
+    try:
+        earlier = read_build(path.read_bytes())
+    except (OSError, ValueError):
+        return told
+    if earlier.files != files:
+        return told
+    return replace(
+        told,
+        image=told.image or earlier.image,
+        source_model=told.source_model or earlier.source_model,
+        tokenizer_sha256=told.tokenizer_sha256 or earlier.tokenizer_sha256,
+    )
 
 
 def _ranks(folder: Path, config: EngineConfig, files: Sequence[str]) -> Iterator[Problem]:

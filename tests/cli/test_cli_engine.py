@@ -89,6 +89,22 @@ def test_again_is_the_same_and_another_is_kept_from(tmp_path, here):
     ]
 
 
+def test_what_is_not_said_again_stays_while_the_files_do(tmp_path, here):
+    """The way of an engine that is known to need less memory than the GPU that compiled it has."""
+    folder = write_engine(tmp_path / "engine")
+    (folder / "tokenizer.json").unlink()
+    assert here("engine", "--image", "example/trt:1", "--source-model", "org/model@abc").returncode == 0
+    first = replace(written(folder), tokenizer_sha256="b" * 64)  # as of a conversion with `weights.tokenizer`
+    (folder / "engine.json").write_bytes(first.to_bytes())
+    assert here("engine").returncode == 0
+    assert here("engine", "--gpu-memory", "20000", "--force").returncode == 0
+    assert written(folder) == replace(first, gpu=replace(first.gpu, memory_mib=20000))
+    (folder / "rank0.engine").write_bytes(b"compiled anew")
+    assert here("engine", "--image", "example/trt:2", "--force").returncode == 0
+    again = written(folder)
+    assert (again.image, again.source_model, again.tokenizer_sha256) == ("example/trt:2", None, None)
+
+
 def test_less_memory_is_enough(tmp_path, here):
     folder = write_engine(tmp_path / "engine")
     assert here("engine", "--gpu-memory", "20000").returncode == 0
