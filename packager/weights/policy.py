@@ -18,7 +18,15 @@ from typing import Any, Protocol
 from ..errors import Problem
 from .source import SourceFile
 
-CONFIGURATIONS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+_PROCESSOR = "processor_config.json"
+"""It may have the configurations of image processor, video processor and the like within (transformers 5)."""
+CONFIGURATIONS = (
+    "config.json",
+    "preprocessor_config.json",
+    _PROCESSOR,
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+)
 """The files of a Hugging Face folder whose `auto_map` names code to run."""
 
 _PICKLE = frozenset({
@@ -171,7 +179,8 @@ def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[s
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         return (Problem(f"{path} is not JSON: {error}", where, "restore the file"),)
-    named = value.get("auto_map") if isinstance(value, dict) else None
+    within = value.values() if path == _PROCESSOR and isinstance(value, dict) else ()
+    named = [one.get("auto_map") for one in (value, *within) if isinstance(one, dict)]
     problems = []
     for code in sorted(code_files(named)):
         if "--" in code:
@@ -187,10 +196,15 @@ def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[s
 
 
 def code_files(auto_map: Any) -> set[str]:
-    """The files that hold the classes of an `auto_map`."""
-    values = auto_map.values() if isinstance(auto_map, Mapping) else [auto_map]
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    return {f"{one.rpartition('.')[0]}.py" for one in flat if isinstance(one, str)}
+    """The files that hold the classes of an `auto_map`, which has them by kind, or by kind and backend, or in lists."""
+    found, left = set(), [auto_map]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.add(f"{value.rpartition('.')[0]}.py")
+        elif isinstance(value, Mapping | list):
+            left += value.values() if isinstance(value, Mapping) else value
+    return found
 
 
 def _runs_code(path: str, where: str, data_files: Collection[str], or_else: str) -> tuple[Problem, ...]:

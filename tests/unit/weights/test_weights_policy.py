@@ -197,6 +197,7 @@ def test_a_data_file_that_is_a_pickle_after_all(start, fine):
         ({"AutoTokenizer": [None, "tok.Fast"], "AutoModel": "tok.M"}, ["tok.py"]),
         ({"AutoModel": "owner/other--modeling.M"}, ["owner/other--modeling.py"]),
         ("modeling.M", ["modeling.py"]),
+        ({"AutoImageProcessor": {"torchvision": "image.Fast", "pil": "slow.Slow"}}, ["image.py", "slow.py"]),
         ({"AutoModel": 7}, []),
     ],
 )
@@ -207,6 +208,14 @@ def test_code_that_a_configuration_names(auto_map, named):
     assert refuse_own_code("config.json", data, where="", trusted=[one for one in named if "--" not in one]) == tuple(
         problem for problem in refuse_own_code("config.json", data, where="") if "--" in problem.what
     )
+
+
+def test_code_that_is_named_within_a_processors_configuration():
+    """Where transformers 5 puts what was in files of its own."""
+    data = json.dumps({"image_processor": {"auto_map": {"AutoImageProcessor": "a/b--x.Y"}}, "size": 1}).encode()
+    (found,) = refuse_own_code("processor_config.json", data, where="")
+    assert found.what == "processor_config.json names code of another repository: a/b--x.py"
+    assert refuse_own_code("config.json", data, where="") == (), "nobody looks for it there"
 
 
 def test_code_of_another_repository_cannot_be_vouched_for():
