@@ -16,8 +16,8 @@ DEPTH = 64
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_json(body: bytes) -> Any:
-    """The value of a JSON text in UTF-8.
+def parse_json(body: bytes, what: str = "the body") -> Any:
+    """The value of a JSON text in UTF-8, which errors call `what`.
 
     Raises RequestError: for a key that stands twice, NaN, integers beyond 64 bits, numbers beyond a double, half a
     surrogate pair, and nesting beyond DEPTH.
@@ -27,29 +27,29 @@ def parse_json(body: bytes) -> Any:
         if _HALF_PAIR.search(body):
             orjson.loads(body)
     except UnicodeDecodeError:
-        raise RequestError("the body is not UTF-8") from None
+        raise RequestError(f"{what} is not UTF-8") from None
     except json.JSONDecodeError as error:  # orjson's is one as well
-        raise RequestError("the body is empty" if not body else f"the body is not JSON: {error}") from None
+        raise RequestError(f"{what} is empty" if not body else f"{what} is not JSON: {error}") from None
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep(what) from None
     except ValueError as error:
-        raise RequestError(f"the body is not strict JSON: {error}") from None
-    _check_depth(value, DEPTH)
+        raise RequestError(f"{what} is not strict JSON: {error}") from None
+    _check_depth(value, DEPTH, what)
     return value
 
 
-def _check_depth(value: Any, left: int) -> None:
+def _check_depth(value: Any, left: int, what: str) -> None:
     if not isinstance(value, dict | list):
         return
     if not left:
-        raise _too_deep()
+        raise _too_deep(what)
     for item in value.values() if isinstance(value, dict) else value:
         if isinstance(item, dict | list):
-            _check_depth(item, left - 1)
+            _check_depth(item, left - 1, what)
 
 
-def _too_deep() -> RequestError:
-    return RequestError(f"the body is nested deeper than {DEPTH}")
+def _too_deep(what: str) -> RequestError:
+    return RequestError(f"{what} is nested deeper than {DEPTH}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -174,7 +174,8 @@ def _flat(body: Any) -> dict[str, Any]:
     text = "{}" if text is None else text
     if not isinstance(text, str):
         raise RequestError("sampling_parameters must be a JSON object as text", where="sampling_parameters")
-    for layer in (parameters, as_object(parse_json(text.encode(errors="replace")), "sampling_parameters")):
+    sampling = parse_json(text.encode(errors="replace"), "sampling_parameters")
+    for layer in (parameters, as_object(sampling, "sampling_parameters")):
         if twice := sorted(layer.keys() & asked.keys()):
             raise RequestError(f"{twice[0]} is given twice", where=twice[0])
         asked |= layer
