@@ -16,8 +16,13 @@ from .triton_ensemble import configs
 REPOSITORY = "triton"
 """The folder of a package that `tritonserver --model-repository` takes."""
 
-SHARED_MEMORY = 16 * 1024 * 1024
-"""Bytes that Triton and the model's process share at first, and grow by: containers have 64 MiB unless told otherwise."""
+SHARED_MEMORY = 1024 * 1024
+"""Bytes that Triton and each process of a model share at first, and grow by: a container has 64 MiB unless told otherwise,
+and the ensemble's BLS model alone is a process for each request. Older releases of Triton took 64 MiB each."""
+
+STOP_SECONDS = 10
+"""Seconds to stop the engine in, after the drain: Triton has one limit for both, and exits without a word to the model
+when it has passed."""
 
 _OPTIONAL = {"optional": True}
 _RUNTIME_INPUTS = [
@@ -149,7 +154,7 @@ def serve_command(manifest: Manifest, interpreter: str, folder: str) -> tuple[st
         f"--http-port={http}",
         f"--grpc-port={grpc}",
         f"--metrics-port={metrics}",
-        f"--exit-timeout-secs={manifest.serving.drain_seconds}",
+        f"--exit-timeout-secs={manifest.serving.drain_seconds + STOP_SECONDS}",
         f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY}",
         f"--backend-config=python,shm-growth-byte-size={SHARED_MEMORY}",
     )

@@ -110,10 +110,10 @@ class TestPackage:
 def test_the_command():
     command = serve_command(make(), "python3", "/app")
     assert command[:2] == ("tritonserver", "--model-repository=/app/triton")
-    for option in ("--http-port=8000", "--grpc-port=8001", "--metrics-port=8002", "--exit-timeout-secs=20"):
+    for option in ("--http-port=8000", "--grpc-port=8001", "--metrics-port=8002", "--exit-timeout-secs=30"):
         assert option in command
     assert "--model-control-mode=none" in command
-    assert "--backend-config=python,shm-default-byte-size=16777216" in command
+    assert "--backend-config=python,shm-default-byte-size=1048576" in command
 
 
 COMPILED = {
