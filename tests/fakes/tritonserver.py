@@ -25,12 +25,13 @@ from packager.weights.compiled import FILE
 from . import compiled, models, nvml
 from .machine import free_port, missing
 from .packages import make_package
-from .serving import PATIENCE
+from .serving import ANSWER, PATIENCE
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
 FURTHER_END = 1
 """A token that ends answers of `ensemble_package` beside the tokenizer's own end."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+SHARED = Path("/dev/shm")
 
 
 def triton_package(folder: Path, **fields: Any) -> Path:
@@ -133,19 +134,21 @@ def _environ(folder: Path, environment: Path) -> dict[str, str]:
 class TritonServer:
     """A tritonserver that serves `package`; `options` are added to those of its image. Ended with the block.
 
-    The model runs in the Python environment `environment`.
+    The model runs in the Python environment `environment`. `prefix` begins the names of what it makes in shared memory.
     """
 
     def __init__(self, package: Path, *options: str, environment: Path = ENVIRONMENT, **environ: str) -> None:
         folder = installed()
         self.http, self.grpc, self.metrics = (free_port() for _ in range(3))
         ports = (f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}")
+        self.prefix = f"packager-test-{os.getpid()}-{self.http}-"
+        memory = f"--backend-config=python,shm-region-prefix-name={self.prefix}"
         command = serve_command(read_manifest(package), str(environment / "bin/python3"), str(package))
         home = package.parent / f"{package.name}-home"
         home.mkdir(exist_ok=True)
         environ["PYTHONPATH"] = f"{package / 'packages'}:{environ.get('PYTHONPATH', '')}".rstrip(":")
         self.process = subprocess.Popen(
-            [*command, *ports, f"--backend-directory={folder / 'backends'}", *options],
+            [*command, *ports, memory, f"--backend-directory={folder / 'backends'}", *options],
             env=_environ(folder, environment) | {"HOME": str(home), "PACKAGER_CACHE": str(home / "cache")} | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -167,12 +170,10 @@ class TritonServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            # The model's process goes first: with its parent gone nobody would know it.
-            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+        self.kill()
         self.wait_exit()
+        for name in self.regions():
+            (SHARED / name).unlink(missing_ok=True)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -186,17 +187,33 @@ class TritonServer:
 
     def wait_exit(self) -> int:
         """The exit status. All output has been read."""
-        status = self.process.wait(60)
+        status = self.process.wait(PATIENCE * 2)
         self._reader.join()
         return status
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End it and its models at once, as the system ends a container."""
+        if self.process.poll() is None:
+            # The models' processes go first: with their parent gone nobody would know them.
+            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def regions(self) -> list[str]:
+        """The names in shared memory that its Python backend made and that are still there."""
+        return [path.name for path in SHARED.glob(f"{self.prefix}*")]
+
+    def stubs(self) -> list[psutil.Process]:
+        """The processes of the Python backend that run, one for each of its models."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if _is_stub(child)]
+
     def model_processes(self) -> int:
         """How many processes of the Python backend run."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return sum("stub" in child.name() or "triton_python" in child.name() for child in children)
+        return len(self.stubs())
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log records with this name of the runtime in the model's process."""
@@ -208,7 +225,7 @@ class TritonServer:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/v2/health/ready", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/v2/health/ready", timeout=ANSWER).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -216,6 +233,14 @@ class TritonServer:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
+
+
+def _is_stub(process: psutil.Process) -> bool:
+    """Whether it is the Python backend's, and has not ended since it was listed."""
+    try:
+        return "stub" in process.name() or "triton_python" in process.name()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ import json
 import queue
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,18 @@ ENDLESS = json.dumps({"ignore_eos": True})
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The echo engine, four requests at once and none that waits."""
-    package = triton_package(tmp_path_factory.mktemp("triton") / "package", options={"delay_ms": 5}, max_queue=0)
+    """The echo engine, four requests at once and none that waits; one without an end takes longer than a test waits."""
+    package = triton_package(tmp_path_factory.mktemp("triton") / "package", options={"delay_ms": 40}, max_queue=0)
     with TritonServer(package) as running:
         yield running.wait_ready()
 
 
 def generate(server: TritonServer, body: Any) -> httpx.Response:
-    return httpx.post(f"{server.model}/generate", json=body, timeout=30)
+    return httpx.post(f"{server.model}/generate", json=body, timeout=120)
 
 
 def generate_stream(server: TritonServer, body: Any) -> list[Any]:
-    with httpx.stream("POST", f"{server.model}/generate_stream", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{server.model}/generate_stream", json=body, timeout=120) as answer:
         return list(read_events(answer.iter_lines()))
 
 
@@ -59,12 +59,16 @@ class Stream:
         client.start_stream(lambda result, error: self._answers.put((result, error)))
 
     def ask(self, **inputs: str | bytes | bool) -> None:
+        self.ask_with({}, **inputs)
+
+    def ask_with(self, options: Mapping[str, Any], **inputs: str | bytes | bool) -> None:
+        """With options of tritonclient's."""
         tensors = [tensor(name, value) for name, value in inputs.items()]
-        self._client.async_stream_infer("hello", tensors, enable_empty_final_response=True)
+        self._client.async_stream_infer("hello", tensors, enable_empty_final_response=True, **options)
 
     def answer(self) -> Any:
         """The next response. Raises InferenceServerException."""
-        result, error = self._answers.get(timeout=20)
+        result, error = self._answers.get(timeout=120)
         if error is not None:
             raise error
         return result
@@ -104,7 +108,7 @@ def test_what_it_says_of_itself(server):
     assert config["instance_group"][0]["kind"] == "KIND_MODEL"
     assert [one["name"] for one in config["input"] if not one["optional"]] == ["text_input"]
     client.close()
-    assert "nv_inference_request_success" in httpx.get(f"http://127.0.0.1:{server.metrics}/metrics").text
+    assert "nv_inference_request_success" in httpx.get(f"http://127.0.0.1:{server.metrics}/metrics", timeout=60).text
 
 
 @pytest.mark.parametrize(
@@ -120,6 +124,11 @@ def test_what_it_says_of_itself(server):
 def test_generate(server, asked, text):
     answer = generate(server, {"text_input": WORDS, "id": "42"} | asked)
     assert answer.json() == {"id": "42", "model_name": "hello", "model_version": "1", "text_output": text}
+
+
+def test_a_text_larger_than_the_memory_that_is_shared_at_first(server):
+    text = "w" * 3_000_000
+    assert generate(server, {"text_input": text, "exclude_input_in_output": True}).json()["text_output"] == text
 
 
 def test_more_outputs(server):
@@ -140,7 +149,7 @@ def test_outputs_that_a_client_names(server):
     client.start_stream(lambda result, error: results.put(error or result))
     outputs = [triton.InferRequestedOutput("num_output_tokens")]
     client.async_stream_infer("hello", [tensor("text_input", WORDS)], outputs=outputs)
-    assert results.get(timeout=20).as_numpy("num_output_tokens").tolist() == [4]
+    assert results.get(timeout=120).as_numpy("num_output_tokens").tolist() == [4]
     client.stop_stream()
     client.close()
 
@@ -169,7 +178,7 @@ REFUSED = [
         {"sampling_parameters": '{"lora_name": "other"}'},
         "lora_name names no adapter of this package, which has none: other",
     ),
-    ({"sampling_parameters": "{"}, "not JSON"),
+    ({"sampling_parameters": "{"}, "sampling_parameters is not JSON"),
     ({"parameters": {"temperature": "hot"}}, "temperature must be a number"),
     ({"text_input": ""}, "text_input must not be empty"),
     ({"text_input": "w " * 5000}, "the prompt has 5000 tokens"),
@@ -191,6 +200,14 @@ def test_an_error_over_grpc_ends_one_request_only(server):
             stream.answer()
         stream.ask(text_input=WORDS)
         assert "".join(stream.texts()) == WORDS + WORDS
+
+
+@pytest.mark.parametrize("asked", ["timeout", "sequence_id"])
+def test_what_triton_takes_of_a_request_and_nobody_heeds(server, asked):
+    with grpc_stream(server) as stream:
+        stream.ask_with({asked: 5}, text_input="a")
+        with pytest.raises(InferenceServerException, match=f"{asked} is not supported"):
+            stream.answer()
 
 
 def test_text_that_is_not_utf_8(server):
@@ -224,10 +241,22 @@ class TestSlots:
             )
 
 
+def test_leaving_before_there_is_an_answer(tmp_path):
+    """One request runs and one waits for it; of both nothing has come, and nothing would for minutes."""
+    package = triton_package(tmp_path / "package", options={"delay_ms": 100}, max_concurrency=1, max_queue=1)
+    with TritonServer(package) as server:
+        with grpc_stream(server.wait_ready(), cancel=True) as stream:
+            for _ in range(3):
+                stream.ask(text_input="go", sampling_parameters=ENDLESS)
+            with pytest.raises(InferenceServerException, match="1 requests run and 1 wait"):
+                stream.answer()
+        wait_until(lambda: generate(server, {"text_input": "a"}).status_code == 200, "neither runs or waits any more")
+
+
 def _leave_http(server: TritonServer) -> str:
     """Begin a stream that has no end, leave it after its first event, and say what that was."""
     body = {"text_input": "go", "stream": True, "ignore_eos": True}
-    with httpx.stream("POST", f"{server.model}/generate_stream", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{server.model}/generate_stream", json=body, timeout=120) as answer:
         return str(next(read_events(answer.iter_lines())))
 
 
@@ -271,7 +300,7 @@ def _stopped(server: TritonServer, times: int) -> bool:
 
 
 def test_an_image_lets_nobody_load_models(server):
-    answer = httpx.post(f"{server.url}/v2/repository/models/hello/unload", json={})
+    answer = httpx.post(f"{server.url}/v2/repository/models/hello/unload", json={}, timeout=60)
     assert answer.status_code == 503
     assert "not allowed" in answer.json()["error"]
 
@@ -299,11 +328,43 @@ def test_a_stop_signal_lets_streams_end(tmp_path):
     package = triton_package(tmp_path / "package", options={"delay_ms": 100})
     with TritonServer(package) as server:
         body = {"text_input": "w " * 10, "stream": True, "return_finish_reason": True}
-        with httpx.stream("POST", f"{server.wait_ready().model}/generate_stream", json=body, timeout=30) as answer:
+        with httpx.stream("POST", f"{server.wait_ready().model}/generate_stream", json=body, timeout=120) as answer:
             events = read_events(answer.iter_lines())
             assert next(events)["text_output"] == "w"
             server.terminate()
             assert list(events)[-1]["finish_reason"] == "stop"
+        assert server.wait_exit() == 0
+        assert _stopped(server, 1)
+
+
+class TestSharedMemory:
+    """A file in /dev/shm for each process of a model: in a pod it outlives the container."""
+
+    @pytest.mark.parametrize("end", [TritonServer.terminate, TritonServer.kill])
+    def test_nothing_stays_however_it_ends(self, tmp_path, end):
+        with TritonServer(triton_package(tmp_path / "package")) as server:
+            (stub,) = server.wait_ready().stubs()
+            assert server.prefix in " ".join(stub.cmdline())
+            end(server)
+            server.wait_exit()
+            assert server.regions() == []
+
+    def test_nothing_stays_of_models_that_were_unloaded_or_never_loaded(self, tmp_path):
+        package = triton_package(tmp_path / "package")
+        with TritonServer(package, "--model-control-mode=explicit", "--load-model=hello") as server:
+            client = triton.InferenceServerClient(f"127.0.0.1:{server.wait_ready().grpc}")
+            client.unload_model("hello")
+            wait_until(lambda: server.model_processes() == 0, "the model's process has ended")
+            (package / "model/manifest.json").write_text("{")
+            with pytest.raises(InferenceServerException, match="manifest"):
+                client.load_model("hello")
+            client.close()
+            assert server.regions() == []
+
+
+def test_after_the_drain_there_is_time_to_stop_the_engine(tmp_path):
+    with TritonServer(triton_package(tmp_path / "package", drain_seconds=0)) as server:
+        server.wait_ready().terminate()
         assert server.wait_exit() == 0
         assert _stopped(server, 1)
 

@@ -27,6 +27,7 @@ from ..supervise import Supervisor
 from .http import error_text
 from .keys import refuse_api_keys
 from .triton import INPUTS, OUTPUTS, Asked, outputs_of, parse_inputs
+from .triton_memory import unname_region
 
 LOOK_SECONDS = 0.05
 """How often Triton is asked whether the clients of the open requests have left: it tells nobody by itself."""
@@ -59,6 +60,7 @@ class PackagedModel:
 
     def initialize(self, _args: Mapping[str, str]) -> None:
         """Load the package. Raises Triton's own exception with the reason, which Triton shows and its API answers."""
+        unname_region()
         # The stub starts Python without any locale: engines that open files without an encoding would read ASCII.
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         log_to_stderr(LOG_LEVEL.get() or "info")
@@ -79,6 +81,10 @@ class PackagedModel:
         """End what runs and give the engine back."""
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._end()
+
+    def is_ready(self) -> bool:
+        """Whether requests are taken: Triton's releases since the spring of 2026 ask it for GET .../ready of the model."""
+        return self._supervisor.ready
 
     def abort(self, identity: str) -> None:
         """End the requests that a client gave this id. On the engine's loop."""
@@ -123,7 +129,8 @@ class PackagedModel:
         """What Triton's request holds. Its memory is Triton's again when `execute` has ended."""
         tensors = {name: self._backend.get_input_tensor_by_name(request, name) for name in self.inputs}
         given = {name: tensor.as_numpy().tolist() for name, tensor in tensors.items() if tensor is not None}
-        return Inputs(given, request.parameters(), request.request_id(), frozenset(request.requested_output_names()))
+        wanted = frozenset(request.requested_output_names())
+        return Inputs(given, request.parameters(), taken(request), request.request_id(), wanted)
 
     def parse(self, inputs: "Inputs") -> Asked:
         """What a request asks. Raises RequestError naming what is off."""
@@ -191,10 +198,14 @@ class PackagedModel:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A request's inputs (the elements of each), its parameters as JSON text, its id, the outputs that it wants."""
+    """A request's inputs (the elements of each), its parameters as JSON text, its id, the outputs that it wants.
+
+    `taken` are parameters that Triton took out of the others.
+    """
 
     tensors: Mapping[str, list[Any]]
     parameters: str
+    taken: Mapping[str, Any]
     id: str
     outputs: frozenset[str]
 
@@ -203,7 +214,7 @@ class Inputs:
         found: dict[str, Any] = json.loads(self.parameters or "{}")
         if found.get("id") == self.id:
             found.pop("id", None)
-        return found
+        return {**found, **self.taken}
 
 
 class Reply:
@@ -240,6 +251,12 @@ def parse(inputs: Inputs) -> Asked:
         body |= {f"return_{name}": True for name in inputs.outputs - {"text_output"}}
     stream = body.get("stream") is True or parameters.get("stream") is True
     return parse_inputs(body | {"parameters": parameters}, new_id(), stream=stream)
+
+
+def taken(request: Any) -> dict[str, Any]:
+    """The parameters that Triton takes for itself, as far as a model is told of them; it does nothing with them here."""
+    found = {"timeout": request.timeout(), "sequence_id": request.correlation_id()}
+    return {name: value for name, value in found.items() if value}
 
 
 def plain(name: str, value: Any) -> Any:

@@ -25,6 +25,7 @@ from ..engines.decode import Detokenizer
 from ..logs import event, log_to_stderr
 from ..stops import StopText
 from .triton_backend import said
+from .triton_memory import unname_region
 from .triton_tokens import decoded, invalid, read_parameters, refuse_parameters
 
 _TO_PREPROCESSING: Mapping[str, str] = {
@@ -94,6 +95,7 @@ class Bls:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the tokenizer. Raises Triton's own exception with the reason."""
+        unname_region()
         values, config = read_parameters(args), json.loads(args["model_config"])
         self._inputs = tuple(one["name"] for one in config["input"])
         self._results = tuple(one["name"] for one in config["output"] if one["name"] != "text_output")
@@ -113,7 +115,7 @@ class Bls:
 
     def _read(self, request: Any) -> _Asked:
         """What Triton's request holds. Raises RequestError."""
-        refuse_parameters(request.parameters(), request.request_id())
+        refuse_parameters(request)
         found = {name: self._backend.get_input_tensor_by_name(request, name) for name in self._inputs}
         given = {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
         for name in (name for name in _REFUSED if name in given):

@@ -18,7 +18,8 @@ from ..engines.converted import read_tokenizer
 from ..engines.tensorrt_llm_folder import Words, read_words
 from ..engines.tensorrt_llm_options import compiled_context
 from .http import error_text
-from .triton_backend import said
+from .triton_backend import said, taken
+from .triton_memory import unname_region
 
 _TAKEN = ("QUERY", "REQUEST_OUTPUT_LEN", "BAD_WORDS_DICT", "STOP_WORDS_DICT", "END_ID", "PAD_ID")
 _REFUSED: Mapping[str, str] = {
@@ -46,6 +47,7 @@ class Preprocessing:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the tokenizer and the engine's limits. Raises Triton's own exception with the reason."""
+        unname_region()
         values = read_parameters(args)
         self._special = values["add_special_tokens"] == "true"
         try:
@@ -68,7 +70,7 @@ class Preprocessing:
             return self._backend.InferenceResponse(error=invalid(self._backend, error))
 
     def _tensors(self, request: Any) -> list[Any]:
-        refuse_parameters(request.parameters(), request.request_id())
+        refuse_parameters(request)
         for name, known_as in _REFUSED.items():
             if self._backend.get_input_tensor_by_name(request, name) is not None:
                 raise RequestError(f"{known_as} is not supported by this model server", where=known_as)
@@ -129,6 +131,7 @@ class Postprocessing:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the tokenizer. Raises Triton's own exception with the reason."""
+        unname_region()
         values = read_parameters(args)
         self._skip = values["skip_special_tokens"] == "true"
         try:
@@ -161,10 +164,10 @@ def read_parameters(args: Mapping[str, str]) -> dict[str, str]:
     return {name: value["string_value"] for name, value in parameters.items()}
 
 
-def refuse_parameters(text: str, identity: str) -> None:
+def refuse_parameters(request: Any) -> None:
     """Raise RequestError for a parameter of the request, which no input is named as: nothing would heed it."""
-    for name, value in json.loads(text or "{}").items():
-        if (name, value) != ("id", identity):
+    for name, value in (json.loads(request.parameters() or "{}") | taken(request)).items():
+        if (name, value) != ("id", request.request_id()):
             raise RequestError(f"{name} is not supported by this model server", where=name)
 
 
