@@ -75,7 +75,7 @@ def know(file: SpecFile, tools: Tools) -> Known:
     if files is None and not compiled and (index := _beside(file, INDEX)) is not None:
         said = index.get("metadata")
         total = said.get("total_size") if isinstance(said, dict) else None
-        files, source = (total, INDEX) if isinstance(total, int) else (None, source)
+        files, source = (total, INDEX) if isinstance(total, int) and total > 0 else (None, source)
     return Known(config, origin, files, source if files else "", _limits(locked))
 
 
