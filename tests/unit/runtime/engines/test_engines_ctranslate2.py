@@ -342,10 +342,12 @@ async def test_auto_takes_a_16_bit_folder_on_any_device(llama: Path, tmp_path: P
 
 async def test_a_failure_of_the_library_ends_that_request_alone(tmp_path: Path) -> None:
     """A model with learned positions, and a context that goes beyond them: the library fails in mid-answer."""
+    import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     source = write_model(tmp_path / "source")
     shape = GPT2Config(vocab_size=2048, n_positions=32, n_embd=64, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=2)
+    torch.manual_seed(7)
     GPT2LMHeadModel(shape).save_pretrained(source)
     adapter, _ = await started(convert(source, tmp_path / "converted"))
     stream = adapter.stream(ask(max_tokens=64, ignore_eos=True))
