@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ..digest import sha256_hex
 from ..manifest import Manifest, WeightsManifest, decode
 from ..store import Store
 from .claim import machine
@@ -66,8 +67,10 @@ class Leasing:
                 file.close()
                 raise
         self._held = (final, file)
-        if self._files and self._store.recall("names", self._holder) != self._files:
-            self._store.remember("names", self._holder, self._files)  # for lists, when nobody holds them any more
+        # It becomes a file's name, and a package may call itself anything.
+        key = sha256_hex(self._holder.encode("utf-8", "replace"))
+        if self._files and self._store.recall("names", key) != self._files:
+            self._store.remember("names", key, self._files)  # for lists, when nobody holds them any more
 
     def bequeath(self) -> None:
         """Hold the lease until this process has ended, whatever program it becomes by then, and those that it starts."""

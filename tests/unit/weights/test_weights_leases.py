@@ -57,7 +57,8 @@ def test_a_lease_says_who_uses_what(store):
         assert (lease.holder, lease.pid, lease.files) == ("hello", os.getpid(), {"aa": "a.bin"})
     assert living(store) == ()
     assert files(store) == []
-    assert store.recall("names", "hello") == {"aa": "a.bin"}, "for lists, when nobody holds it"
+    (names,) = (store.root / "memo/names").iterdir()
+    assert json.loads(names.read_bytes()) == {"aa": "a.bin"}, "for lists, when nobody holds it"
 
 
 def test_it_is_taken_once_and_released_once(store):
@@ -71,6 +72,17 @@ def test_it_is_taken_once_and_released_once(store):
     leasing.take()
     assert len(living(store)) == 1, "an engine that was started again"
     leasing.release()
+
+
+@pytest.mark.parametrize("holder", ["../../../victim", "{}/victim", "a/b", "x" * 300, "\ud800", ""])
+def test_a_package_may_call_itself_anything(store, tmp_path, holder):
+    """A manifest is a file that anyone can have written: nothing is written outside of the store."""
+    (tmp_path / "victim.json").write_text("mine")
+    with leased(store, holder.format(tmp_path), {"aa": "a.bin"}):
+        assert [lease.files for lease in living(store)] == [{"aa": "a.bin"}]
+    assert len(list((store.root / "memo/names").iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"victim.json", store.root.name}
+    assert (tmp_path / "victim.json").read_text() == "mine"
 
 
 def test_who_uses_nothing_leaves_no_trace(store):
