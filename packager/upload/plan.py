@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Problem
-from ..weights.source import SourceFile
+from ..weights.source import SourceFile, is_hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def make_plan(destination: str, files: Sequence[LocalFile], there: Iterable[Sour
     """The plan for `files` at a destination that has `there`. A file without a known sha256 is sent again."""
     listed = {one.path: one for one in there}
     same = {file.path for file in files if _is_same(file, listed.get(file.path))}
-    others = sorted(listed.keys() - {file.path for file in files})
+    others = sorted(path for path in listed.keys() - {file.path for file in files} if not is_hidden(path))
     return UploadPlan(
         destination,
         send=tuple(file for file in files if file.path not in same),

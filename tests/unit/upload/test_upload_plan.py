@@ -13,6 +13,11 @@ def test_only_what_is_known_to_be_the_same_stays_at_home() -> None:
     assert plan.files == (A, B)
 
 
+def test_what_no_spec_takes_is_not_told_of() -> None:
+    there = [SourceFile(".gitattributes", 1), SourceFile("old", 3), SourceFile("x/.cache/y", 1)]
+    assert make_plan("hf://there", (A,), there).others == ("old",)
+
+
 def test_another_size_or_another_digest_is_sent() -> None:
     assert make_plan("x", (A,), [SourceFile("a", 2, "a" * 64)]).send == (A,)
     assert make_plan("x", (A,), [SourceFile("a", 1, "c" * 64)]).send == (A,)
