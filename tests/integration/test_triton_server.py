@@ -293,6 +293,22 @@ def test_unload_and_reload(tmp_path):
         client.close()
 
 
+def test_unloading_lets_streams_end(tmp_path):
+    package = triton_package(tmp_path / "package", options={"delay_ms": 100})
+    with TritonServer(package, "--model-control-mode=explicit", "--load-model=hello") as server:
+        client = triton.InferenceServerClient(f"127.0.0.1:{server.wait_ready().grpc}")
+        body = {"text_input": "w " * 20, "stream": True, "return_finish_reason": True}
+        with httpx.stream("POST", f"{server.model}/generate_stream", json=body, timeout=30) as answer:
+            events = read_events(answer.iter_lines())
+            assert next(events)["text_output"] == "w"
+            client.unload_model("hello")
+            assert generate(server, {"text_input": "a"}).status_code == 404
+            assert list(events)[-1]["finish_reason"] == "stop"
+        wait_until(lambda: server.model_processes() == 0, "the model's process has ended")
+        assert _stopped(server, 1)
+        client.close()
+
+
 def _stopped(server: TritonServer, times: int) -> bool:
     """Waits for the log to say so."""
     wait_until(lambda: len(server.events("stopped")) >= times, "the log says that the engine was stopped")

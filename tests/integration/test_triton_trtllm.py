@@ -214,6 +214,25 @@ def test_text_that_is_not_utf_8(started):
             client.close()
 
 
+@BOTH
+def test_a_timeout_that_nobody_would_heed(started, model):
+    values = {"text_input": np.array([[b"a"]], np.object_), "max_tokens": np.array([[3]], np.int32)}
+    results: queue.Queue[Any] = queue.Queue()
+    client = triton.InferenceServerClient(f"127.0.0.1:{started[0].grpc}")
+    client.start_stream(lambda result, error: results.put(error or result))
+    client.async_stream_infer(model, _tensors(**values), timeout=5)
+    found = results.get(timeout=20)
+    client.stop_stream()
+    client.close()
+    assert "timeout is not supported by this model server" in found.message()
+
+
+def test_nothing_would_stay_in_shared_memory(started):
+    server, _ = started
+    assert len(server.stubs()) == 7
+    assert len(server.regions()) == 1  # the stand-in's for the engine
+
+
 class TestEnsemble:
     def test_a_batch(self, started):
         server, engine = started
