@@ -31,6 +31,8 @@ https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.ht
 _KEPT_BACK = 0.02
 """Share of a GPU's memory by which two drivers' totals for the same GPU differ (A10G: 22,731 and 23,028 MiB)."""
 _RANK = re.compile(r"rank(0|[1-9]\d*)\.engine")
+_MOST = 1 << 40
+"""No count of an engine is larger: one that is wants to be computed with."""
 _OPTIONAL = {"image": None, "source_model": None, "tokenizer_sha256": None}
 _AGAIN = (
     "compile the engine again on such a machine as this, "
@@ -164,7 +166,8 @@ def parse_build(value: Any) -> EngineBuild:
     build: EngineBuild = decode(EngineBuild, fields)
     for place, odd in _odd(build):
         raise ValueError(f"{place} cannot be {json.dumps(odd)[:60]}")
-    wanted = {CONFIG, *rank_files(build.mapping.world_size)}
+    # Of more ranks than there are files, one of the first is missing.
+    wanted = {CONFIG, *rank_files(min(build.mapping.world_size, len(build.files) + 1))}
     ranks = {path for path in build.files if _RANK.fullmatch(path)}
     for path in sorted(wanted - build.files.keys()):
         raise ValueError(f"files.{path} is missing")
@@ -179,7 +182,7 @@ def _odd(build: EngineBuild) -> Iterator[tuple[str, Any]]:
         "kind": (build.kind, KIND),
         "tensorrt_llm": (build.tensorrt_llm, r"\d[\w.+!-]*"),
         "tensorrt": (build.tensorrt, r"\d+(\.\d+){3}"),
-        "cuda": (build.cuda, r"\d+\.\d+"),
+        "cuda": (build.cuda, r"\d{1,9}\.\d{1,9}"),
         "driver_build": (build.driver_build, r"\d+(\.\d+)*"),
         "gpu.sm": (build.gpu.sm, r"\d+\.\d+"),
         "os": (build.os, r"[a-z0-9]+-\w+"),
@@ -193,7 +196,7 @@ def _odd(build: EngineBuild) -> Iterator[tuple[str, Any]]:
         **{f"mapping.{name}": count for name, count in asdict(build.mapping).items()},
         **{f"limits.{name}": count for name, count in asdict(build.limits).items()},
     }
-    yield from ((place, count) for place, count in counts.items() if count < 1)
+    yield from ((place, count) for place, count in counts.items() if not 0 < count <= _MOST)
     yield from ((f"files.{path}.size", one.size) for path, one in build.files.items() if one.size < 0)
     split = build.mapping
     if split.world_size != split.tp * split.pp * split.cp:
