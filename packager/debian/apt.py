@@ -4,10 +4,12 @@ It reads the machine's own sources, keys and proxies, needs no root, and install
 and hashes are apt's business: what it does not trust, it does not offer.
 """
 
+import errno
 import fcntl
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,8 @@ Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 """
 
+_LISTS_BYTES = 100_000_000
+"""What a release's lists take, with apt's own index of them."""
 _COULD_NOT_START = 127  # the shell's convention, which Runner follows
 
 _MIRROR = re.compile(r"(?:https?|file)://[^\s\[\]\"'\\]+")
@@ -94,7 +98,13 @@ class Apt:
         """Refresh the lists; only a mirror that was asked for by name must answer in full.
 
         One of the machine's own sources may be dead for years; whether that matters shows when a package is missing.
+        Raises OSError where the lists have no room: apt waits for ever on a full disk (2.6).
         """
+        free = shutil.disk_usage(self.state).free
+        if free < _LISTS_BYTES:
+            raise OSError(
+                errno.ENOSPC, f"apt's lists take {_LISTS_BYTES / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free"
+            )
         strict = () if self.mirror is None else ("-o", "APT::Update::Error-Mode=any")
         return self.call("update", *strict)
 

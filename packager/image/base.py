@@ -9,7 +9,7 @@ from ..digest import canonical_json, sha256_hex
 from ..errors import DriftError, ImageError
 from ..lock.lockfile import DebianBaseLock, ImageBaseLock
 from ..lock.stored import BaseBlob, fetch_debian, pull_base
-from ..lock.tools import Tools
+from ..lock.tools import Tools, storing
 from ..oci.blob import Blob, FileBlob
 from ..oci.content import Content, FileContent, InlineContent
 from ..oci.image import Descriptor, Image, ImageConfig, make_image
@@ -123,11 +123,12 @@ def _stored_layer(title: str, key: str, base: DebianBaseLock, tools: Tools) -> L
     digests = remembered_digests(key, tools.store)
     stored = tools.store.find(digests.digest.removeprefix("sha256:"), digests.size) if digests else None
     if digests is None or stored is None:
-        tools.store.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=tools.store.root, prefix="rootfs-") as work:
-            once = LayerPass(_rootfs(base, Path(work) / "spool", tools))
-            stored = tools.store.put(once, name=title)
-            digests = once.digests
+        with storing(tools.store):
+            tools.store.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=tools.store.root, prefix="rootfs-") as work:
+                once = LayerPass(_rootfs(base, Path(work) / "spool", tools))
+                stored = tools.store.put(once, name=title)
+                digests = once.digests
         tools.store.remember("layer", key, asdict(digests))
     return Layer(FileBlob(stored.path, digests.digest, digests.size), digests.diff_id, LAYER_GZIP, title)
 

@@ -16,7 +16,7 @@ from ..weights.file import FileSource
 from ..weights.http import HttpReader
 from ..weights.identity import file_digest, remember_digest
 from ..weights.source import Reader, Source, SourceFile
-from .tools import Tools
+from .tools import Tools, storing
 
 _SMALL = 4 << 20
 """Bytes up to which a file that was judged is kept in memory until it is locked."""
@@ -109,7 +109,8 @@ class Origin:
             # Verified whole when the package is written, and when it is loaded: chunks would serve nobody.
             sha256 = file_digest(path, self._tools.store, self._tell)
             if self._tools.store.find(sha256, file.size) is None:
-                self._tools.store.add(path, sha256=sha256)
+                with storing(self._tools.store):
+                    self._tools.store.add(path, sha256=sha256)
             return WeightsFile(file.path, file.size, sha256)
         hasher, pieces, status = hashlib.sha256(), PieceHasher(), path.stat()
         for data in self._counted(file, pieces, self._stream(file.path, 0, file.size, file.size)):
@@ -123,7 +124,8 @@ class Origin:
         def read() -> WeightsFile:
             pieces = PieceHasher()
             parts = [seen] if seen is not None else self._all(file)
-            stored = self._tools.store.put(self._counted(file, pieces, parts), name=f"{self.uri}/{file.path}")
+            with storing(self._tools.store):
+                stored = self._tools.store.put(self._counted(file, pieces, parts), name=f"{self.uri}/{file.path}")
             remember_digest(stored.path, stored.status, stored.sha256, self._tools.store)
             return WeightsFile(file.path, file.size, stored.sha256, encode_chunks(file_chunks(pieces.finish())))
 

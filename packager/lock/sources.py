@@ -15,7 +15,7 @@ from ..weights.source import Source
 from ..weights.watch import Watch
 from .lockfile import Lock, WeightsLock
 from .origin import at
-from .tools import Tools
+from .tools import Tools, storing
 
 _NAMED = 5
 """Files that a message names; more are counted."""
@@ -99,7 +99,8 @@ def _check(path: Path, locked: WeightsFile, where: str, tools: Tools) -> None:
 
 def _keep(path: Path, locked: WeightsFile, where: str, tools: Tools) -> None:
     try:
-        tools.store.add(path, sha256=locked.sha256)
+        with storing(tools.store):
+            tools.store.add(path, sha256=locked.sha256)
     except FileNotFoundError as error:
         raise LoadError(
             f"{locked.path} is neither here nor in the store: {path}",

@@ -13,7 +13,7 @@ from ..oci.layer import Layer
 from ..oci.reference import Reference
 from ..store import Store
 from .lockfile import DebianBaseLock
-from .tools import Tools
+from .tools import Tools, storing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,9 @@ def pull_base(reference: Reference, tools: Tools, *, architecture: str) -> Image
         from ..oci.registry import pull_image  # an HTTP client is slow to import, and few builds need one
 
         image = pull_image(reference, architecture=architecture)
-        for data in (image.manifest, image.config):
-            tools.store.put([data], name=str(reference))
+        with storing(tools.store):
+            for data in (image.manifest, image.config):
+                tools.store.put([data], name=str(reference))
     layers = (replace(layer, blob=BaseBlob(layer.blob, tools.offline, str(reference))) for layer in image.layers)
     return Image(image.manifest, image.config, tuple(layers))
 

@@ -1,10 +1,13 @@
 """The effects that locking and assembling need, handed in as one value."""
 
-from collections.abc import Callable, Mapping
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .. import environ
 from ..command import Runner, run_command
+from ..errors import OutputError
 from ..oci.reference import parse_mirrors
 from ..store import Store
 
@@ -31,6 +34,20 @@ class Tools:
     stage: Callable[[str], None] = _silent
     on_bytes: Callable[[str, int, int], None] | None = None
     say: Callable[[str], None] = _silent
+
+
+@contextmanager
+def storing(store: Store) -> Iterator[None]:
+    """Turn an OSError of the body that comes of the store, not of what is put into it, into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        if not full and not str(error.filename or "").startswith(str(store.root)):
+            raise
+        mend = "make room or give access there, or name another folder (PACKAGER_CACHE)"
+        what = f"cannot write to the store: {(error.strerror or str(error)).lower()}"
+        raise OutputError(what, where=str(store.root), mend=mend) from error
 
 
 def default_tools() -> Tools:

@@ -1,10 +1,12 @@
 import platform
+from pathlib import Path
 
 import pytest
 from fakes.debs import RELEASE, FakeApt
 
 from packager.command import Completed
 from packager.debian import DebianPackage, resolve_packages
+from packager.debian.apt import Apt
 from packager.errors import ResolveError
 
 SHA = "ab" * 32
@@ -114,3 +116,10 @@ def test_a_mirror_replaces_all_sources_and_must_answer(tmp_path):
     apt = FakeApt(refresh=Completed(100, "", "E: The repository has no Release file.\n"))
     with pytest.raises(ResolveError, match="does not serve this release: The repository has no Release file"):
         resolve(tmp_path, apt, mirror="http://mirror.example.com/debian")
+
+
+def test_apt_is_not_started_where_its_lists_have_no_room():
+    apt = FakeApt()
+    with pytest.raises(OSError, match="apt's lists take 100 MB, and 0 MB are free"):
+        Apt(Path("/proc"), "amd64", None, apt).update()  # a file system without a byte to give
+    assert apt.calls == []

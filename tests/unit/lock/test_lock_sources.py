@@ -1,18 +1,22 @@
 """Weights under a lock: local ones are still what was locked, and what is shipped is in the store."""
 
+import errno
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes.locks import make_lock
 from fakes.web import Flip, Status, Web
 
 from packager.digest import sha256_hex
-from packager.errors import FetchError, IntegrityError, LoadError, PackageError
+from packager.errors import FetchError, IntegrityError, LoadError, OutputError, PackageError
 from packager.lock.lockfile import WeightsLock
 from packager.lock.sources import check_sources, fetch_sources
+from packager.lock.tools import storing
 from packager.lock.weights import lock_adapters, lock_weights
 from packager.manifest import WeightsFile
 from packager.spec.load import load_spec
+from packager.store import Store
 
 CONTENT = {"model/a.gguf": b"GGUF a", "model/sub/b.json": b"{}"}
 
@@ -235,3 +239,30 @@ def test_an_object_store(tmp_path, tools, s3, known):
     assert has(tools, MODEL) == (set() if known else {*MODEL})
     fetch_sources(lock, file, tools)
     assert has(tools, MODEL) == {*MODEL}
+
+
+def test_a_store_that_cannot_be_written_is_named_and_not_the_result(tmp_path, tools):
+    file, lock = locked(tmp_path)
+    shut = replace(tools, store=Store(Path("/sys/packager")))
+    with pytest.raises(OutputError) as caught:
+        check_sources(lock, file, shut)
+    (problem,) = caught.value.problems
+    assert problem.what.startswith("cannot write to the store: ")
+    assert problem.where == "/sys/packager"
+    assert "PACKAGER_CACHE" in problem.mend
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_store_that_is_full(tmp_path, number):
+    def chunks():
+        yield b"GGUF"
+        raise OSError(number, "No room")  # as write() says it: without a name
+
+    store = Store(tmp_path)
+    with pytest.raises(OutputError, match="cannot write to the store: no room"), storing(store):
+        store.put(chunks())
+
+
+def test_a_source_that_cannot_be_read_is_not_the_stores(tmp_path):
+    with pytest.raises(FileNotFoundError), storing(Store(tmp_path / "store")):
+        Store(tmp_path / "store").add(tmp_path / "gone")
