@@ -32,7 +32,7 @@ class FileSource:
             if stat.S_ISREG(status.st_mode):
                 return (SourceFile(self._path.name, status.st_size),)
             return tuple(sorted(self._files(), key=lambda file: file.path))
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last: a NUL is in it
             mend = "check the address; a relative path starts at the spec's folder"
             raise LoadError("there are no weights here", where=str(self._path), mend=mend) from error
         except OSError as error:

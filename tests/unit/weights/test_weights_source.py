@@ -39,10 +39,11 @@ def test_the_path_is_taken_as_it_stands(folder):
     assert open_source("file://a%20b c", folder=folder).inventory() == (SourceFile("a%20b c", 1),)
 
 
-def test_nothing_there(folder):
+@pytest.mark.parametrize("path", ["other", "model/b.gguf/more", "nu\0l"])
+def test_nothing_there(folder, path):
     with pytest.raises(LoadError, match="no weights here") as caught:
-        open_source("file://other", folder=folder).inventory()
-    assert caught.value.problems[0].where == str(folder / "other")
+        open_source(f"file://{path}", folder=folder).inventory()
+    assert caught.value.problems[0].where == str(folder / path)
 
 
 @pytest.mark.parametrize("target", ["b.gguf", "sub", "/etc/passwd", "nowhere"])
