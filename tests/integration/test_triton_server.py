@@ -375,7 +375,7 @@ class TestSharedMemory:
             with pytest.raises(InferenceServerException, match="manifest"):
                 client.load_model("hello")
             client.close()
-            assert server.regions() == []
+            wait_until(lambda: server.regions() == [], "nothing is left in shared memory")
 
 
 def test_after_the_drain_there_is_time_to_stop_the_engine(tmp_path):
