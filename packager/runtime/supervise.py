@@ -98,7 +98,7 @@ class Supervisor:
 
     def _admit(self, request: GenerationRequest) -> tuple[Engine, Ticket]:
         if self.state != "ready" or self._engine is None or self.facts is None:
-            raise UnavailableError(f"the model is {self.state}", mend="ask /readyz when it takes requests")
+            raise UnavailableError(f"the model is {self.state}", mend="ask again when it is ready")
         refuse_unsupported(request, self.facts.features, self.facts.engine)
         return self._engine, self._admission.enter()
 

@@ -42,8 +42,9 @@ def ask(name="r"):
 async def test_nothing_is_taken_before_it_is_ready():
     supervisor = supervisor_of(HeldEngine())
     assert (supervisor.state, supervisor.ready, supervisor.alive) == ("loading", False, True)
-    with pytest.raises(UnavailableError, match="loading"):
+    with pytest.raises(UnavailableError, match="loading") as caught:
         supervisor.submit(ask())
+    assert caught.value.problems[0].mend == "ask again when it is ready"  # under Triton, and in Python, there is no /readyz
     assert supervisor.metrics.outcomes["refused"] == 1
 
 
