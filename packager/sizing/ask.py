@@ -7,7 +7,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ..errors import SpecError
+from ..errors import Problem, SpecError
 from ..lock.gates import unshared_heads
 from ..lock.hardware import gpu_of
 from ..lock.model import ModelFacts, facts_of_config
@@ -18,7 +18,7 @@ from .demand import Demand, Place, Weights
 from .engines import ENGINES
 from .formats import BYTES, CACHES, Width, is_unpacked, width_at_load, width_of_weights
 from .gguf import width_of_gguf
-from .shape import read_shape
+from .shape import Shape, read_shape, shares_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def demand_of(
     shape = read_shape(config, where=where)
     facts = facts_of_config(config)
     facts = replace(facts, heads=shape.heads, context=facts.context or shape.context)
-    if problems := unshared_heads(file, facts):
+    if problems := unshared_heads(file, facts) or _unshared_keys(file, shape):
         raise SpecError.collect(problems)
     kv_cache = getattr(spec.engine, "kv_cache", "auto")
     if kv_cache != "auto" and kv_cache not in CACHES.get(kind, {}):
@@ -75,6 +75,16 @@ def demand_of(
         quantization=spec.quantization,
         method=facts.quantization,
     )
+
+
+def _unshared_keys(file: SpecFile, shape: Shape) -> tuple[Problem, ...]:
+    """The problem with heads of keys that vLLM cannot share; what others make of them is not known."""
+    tensor = getattr(file.spec.engine, "tensor_parallel", 1)
+    if file.spec.engine.kind != "vllm" or shares_heads(shape, tensor):
+        return ()
+    fits = ", ".join(str(number) for number in range(1, shape.heads + 1) if shares_heads(shape, number))
+    what = f"`tensor_parallel: {tensor}` cannot share the model's {shape.kv_heads} heads of keys"
+    return (Problem(what, file.where("engine", "tensor_parallel"), f"write one of: {fits}"),)
 
 
 def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str, limits: Limits | None) -> int:

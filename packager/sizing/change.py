@@ -9,6 +9,7 @@ from ..recipes.gpus import GPUS
 from ..recipes.recipe import Format
 from .demand import Demand, Place, measure
 from .formats import CACHES, is_unpacked, width_at_load
+from .shape import shares_heads
 
 LEAST_CONTEXT = 2048
 """Tokens: a shorter context is no mend of a spec that asks for more, it is another product."""
@@ -129,19 +130,9 @@ def _more_gpus(demand: Demand) -> Iterator[Change]:
             continue
         if splits == "layers":
             yield _on(demand, replace(place, pipeline=count), f"`hardware.count: {count}`")
-        elif _shared(demand, tensor := place.tensor * count // now):
+        elif shares_heads(demand.shape, tensor := place.tensor * count // now):
             words = f"`engine.tensor_parallel: {tensor}` with `hardware.count: {count}`"
             yield _on(demand, replace(place, tensor=tensor), words)
-
-
-def _shared(demand: Demand, tensor: int) -> bool:
-    """Whether so many GPUs can share the heads: of keys, each has as many, or each head is on as many GPUs.
-
-    vllm 0.32.0, layers/linear.py QKVParallelLinear.
-    """
-    shape = demand.shape
-    keys = shape.latent is not None or shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0
-    return shape.heads % tensor == 0 and keys
 
 
 def _on(demand: Demand, place: Place, words: str) -> Change:
