@@ -19,8 +19,9 @@ from pathlib import Path
 from .flock import ALONE, AT_ONCE, lock
 
 FORMAT = 1
-_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-"""What file systems answer that make no file without a name (open(2), O_TMPFILE)."""
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.EPERM)
+"""What file systems answer that make no file without a name (open(2), O_TMPFILE), or give it none later: where there is
+no /proc, or no hard links."""
 
 
 _NOT_OURS = (errno.ELOOP, errno.EACCES, errno.EPERM)
@@ -109,14 +110,13 @@ def _begin_journal(journal: Path, sha256: str, size: int) -> None:
     with suppress(FileExistsError):
         try:
             descriptor = os.open(journal.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            _write_and_close(descriptor, head, journal)
         except OSError as error:
             if error.errno not in _NO_NAMELESS:
                 raise
             # Whoever sees it half takes it for somebody else's, and makes a private claim.
             descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             _write_and_close(descriptor, head)
-            return
-        _write_and_close(descriptor, head, journal)
 
 
 def _write_and_close(descriptor: int, data: bytes, name: Path | None = None) -> None:

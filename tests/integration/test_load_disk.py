@@ -152,6 +152,35 @@ def test_what_another_user_began(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(len(BIG)), "65532"], done.stderr
 
 
+FETCHES = """
+import os
+from pathlib import Path
+from fakes.sources import MemorySource, locked
+from packager.store import Store
+from packager.weights.fetch import Wanted, fetch_files
+files = {"large": bytes(range(256)) * 8192, "small": b"x"}
+source = MemorySource(files)
+print(fetch_files([Wanted(locked(name, data), source) for name, data in files.items()], Store(Path())))
+print(os.path.exists("/proc/self"), os.listdir("parts"))
+"""
+
+
+def test_without_proc(tmp_path: Path) -> None:
+    """As in some sandboxes in which images are built."""
+    if os.geteuid():
+        missing("root, to take /proc away")
+    without = ["unshare", "--mount", "sh", "-c", 'umount --lazy /proc && exec "$0" "$@"']
+    done = subprocess.run(
+        [*without, sys.executable, "-c", FETCHES],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [str(256 * 8192 + 1), "False []"], done.stderr
+
+
 LISTS = """
 import os
 from pathlib import Path
