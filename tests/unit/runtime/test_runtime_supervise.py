@@ -44,7 +44,7 @@ async def test_nothing_is_taken_before_it_is_ready():
     assert (supervisor.state, supervisor.ready, supervisor.alive) == ("loading", False, True)
     with pytest.raises(UnavailableError, match="loading") as caught:
         supervisor.submit(ask())
-    assert caught.value.problems[0].mend == "ask again when it is ready"  # under Triton, and in Python, there is no /readyz
+    assert caught.value.problems[0].mend == "ask again when it is ready"  # not every server has /readyz
     assert supervisor.metrics.outcomes["refused"] == 1
 
 
