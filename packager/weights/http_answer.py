@@ -86,6 +86,8 @@ def refused(status: int, headers: Mapping[str, str], where: str) -> LoadError:
         what = f"the place answers {status}"
     if status in _AGAIN:
         rest = retry_after(headers)
+        if rest:
+            what = f"{what}, and asks for {rest:,.0f} seconds of rest"
         return TransferError(what, where=where, mend="try again later", busy=status in BUSY, retry_after=rest)
     mends = {
         401: "give credentials that may read it: a token, or ~/.netrc for this host",

@@ -291,6 +291,7 @@ class TestStatus:
         web.faults = lambda _: Status(429, headers)
         error = refusal(TransferError, lambda: part(reader), "answers 429")
         assert error.retry_after == seconds
+        assert (f"asks for {seconds} seconds of rest" in error.problems[0].what) == bool(seconds)
 
     def test_retry_after_a_date_by_our_own_clock(self):
         date = formatdate(time.time() + 1000, usegmt=True).encode()

@@ -337,7 +337,7 @@ def test_what_is_not_there(hub: Hub) -> None:
         (
             Status(429, {"Retry-After": "7"}),
             TransferError,
-            "429 Too Many Requests; try again later",
+            "429 Too Many Requests, and asks for 7 seconds of rest; try again later",
         ),
         (Status(503), TransferError, "503 Service Unavailable; try again"),
         (Status(418), LoadError, "answers 418"),
