@@ -180,6 +180,7 @@ def written(folder: Path, kind: str, **words: object) -> Any:
     """Put a model of another architecture, with the library's own first weights, in place of the one in `folder`."""
     config = AutoConfig.for_model(kind, **{"vocab_size": 2048, "bos_token_id": 0, "eos_token_id": 2} | words)
     (folder / "generation_config.json").unlink()
+    torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)
     return model
