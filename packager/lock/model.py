@@ -72,8 +72,8 @@ def facts_of_gguf(head: bytes) -> ModelFacts:
     if found is None:
         return ModelFacts()
     name = head[found.end() : found.end() + found[1][0]]
-    length = len(name) + len(".context_length")
-    key = re.escape(bytes([length]) + bytes(7) + name + b".context_length")
+    word = name + b".context_length"
+    key = re.escape(len(word).to_bytes(8, "little") + word)
     context = re.search(key + rb"\x04\0{3}(.{4})", head, re.DOTALL)
     return ModelFacts(
         architectures=(name.decode(errors="replace"),),

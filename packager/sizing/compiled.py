@@ -48,5 +48,5 @@ def limits_of_engine(config: Mapping[str, Any]) -> Limits | None:
     built = config.get("build_config")
     keys = ("max_seq_len", "max_num_tokens", "max_batch_size")
     said = [built.get(key) for key in keys] if isinstance(built, Mapping) else []
-    found = [one for one in said if isinstance(one, int)]
+    found = [one for one in said if type(one) is int and one > 0]
     return Limits(*found) if len(found) == len(keys) else None

@@ -40,7 +40,7 @@ def config_of_gguf(head: bytes) -> Mapping[str, Any]:
 
 
 def _number(head: bytes, key: bytes) -> int | None:
-    found = re.search(re.escape(bytes([len(key)]) + bytes(7) + key) + _NUMBER, head, re.DOTALL)
+    found = re.search(re.escape(len(key).to_bytes(8, "little") + key) + _NUMBER, head, re.DOTALL)
     return None if found is None else int.from_bytes(found[1], "little")
 
 

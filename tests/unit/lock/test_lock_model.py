@@ -113,6 +113,10 @@ class TestGguf:
         head = (HELLO / "hello.gguf").read_bytes()[: 1 << 20]
         assert facts_of_gguf(head) == ModelFacts(("llama",), context=1024)
 
+    def test_a_name_that_is_longer_than_any(self):
+        head = b"GGUF\x14" + bytes(7) + b"general.architecture\x08" + bytes(3) + b"\xff" + bytes(7) + b"a" * 255
+        assert facts_of_gguf(head) == ModelFacts(("a" * 255,))
+
     @pytest.mark.parametrize(
         "head", [b"", b"GGUF stand-in for weights\n", b"\x14" + bytes(7) + b"general.architecture"]
     )

@@ -506,8 +506,9 @@ class TestTensorrtLlm:
         config["pretrained_config"] |= {**config_of("mistral-7b-v0.2"), "head_size": 256}
         assert demand(config, f"{self.ENGINE}none").shape.head_dim == 256
 
-    def test_a_configuration_without_limits(self, demand):
-        config = compiled.config(build_config=...)
+    @pytest.mark.parametrize("built", [..., None, {"max_seq_len": -1, "max_num_tokens": 8192, "max_batch_size": 16}])
+    def test_a_configuration_without_limits(self, demand, built):
+        config = compiled.config(build_config=built)
         config["pretrained_config"] |= config_of("mistral-7b-v0.2")
         assert demand(config, f"{self.ENGINE}none").context == 32768
 

@@ -76,3 +76,8 @@ def test_files_that_are_there_say_it_better(demand):
 def test_a_name_that_says_nothing_is_refused(demand):
     with pytest.raises(SpecError, match="a GGUF file takes what its blocks take"):
         demand("phi-2", "engine: {kind: llama_cpp}", weights="weights: {source: 'hf://a/b', file: m.gguf}")
+
+
+def test_a_name_that_is_longer_than_any():
+    head = b"GGUF\x14" + bytes(7) + b"general.architecture\x08" + bytes(3) + b"\xff" + bytes(7) + b"a" * 255
+    assert config_of_gguf(head) == {"model_type": "a" * 255}
