@@ -29,7 +29,7 @@ _PICKLE = ".bin"
 _PICKLES = "pytorch_model"
 """How the names of the pickles begin that transformers opens where there are no safetensors."""
 _MODELOPT = "hf_quant_config.json"
-_IMPORTED = re.compile(rb"^\s*(?:from|import)\s+\.(\w+)", re.MULTILINE)
+_IMPORTED = re.compile(rb"^[ \t]*(?:from|import)[ \t]+\.(\w+)", re.MULTILINE)
 """A module beside this one, as transformers finds them (5.23.0, dynamic_module_utils.py get_relative_imports)."""
 _MOST_CODE = 1 << 20
 """Bytes of a module: what is larger is not read here."""

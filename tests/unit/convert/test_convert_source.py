@@ -122,7 +122,7 @@ def test_all_that_has_to_be_vouched_for_is_told_at_once(place):
     words = {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
     code = {
         "configuration_own.py": b"class OwnConfig: ...",
-        "generation_utils.py": b"",
+        "generation_utils.py": b"\n" * 300_000,
         "modeling_own.py": b"from .configuration_own import OwnConfig\ntry:\n    from .quantizer import x\nexcept: ...\n",
         "quantizer.py": b"import torch\nfrom .generation_utils import y\nfrom .not_there import z\n",
         "tokenization_own.py": b"",
