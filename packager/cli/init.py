@@ -182,4 +182,6 @@ def _write_new(path: Path, text: str) -> None:
         what = "there is a spec already" if path.is_file() else "a file is in the way"
         raise OutputError(what, where=str(path), mend="give another name, or remove it first") from error
     except OSError as error:
-        raise OutputError(f"cannot write: {(error.strerror or str(error)).lower()}", where=str(path)) from error
+        what = f"cannot write: {(error.strerror or str(error)).lower()}"
+        mend = "make room or give access there, or name another folder"
+        raise OutputError(what, where=str(path), mend=mend) from error

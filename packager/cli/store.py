@@ -30,7 +30,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     return float(int(found[1]) * _UNITS[found[2]])
 
 
-@click.group("store")
+@click.group("store", no_args_is_help=False)
 def command() -> None:
     """Look after the store: weights, wheels, Debian packages and layers, each once, under its sha256."""
 

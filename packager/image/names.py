@@ -44,7 +44,8 @@ def named_in_registry(name: str) -> Image:
     if is_package(Path(name)):
         mend = "give its image: the layout folder that `packager build` wrote beside it, or the image's reference"
         raise ImageError("this is a package, not an image", where=name, mend=mend)
-    if Path(name).exists() or name.endswith(".oci") or name.startswith((".", "/")):
+    beside = "/" in name and Path(name).parent.is_dir()  # dist/NAME, where nothing of that name was built
+    if Path(name).exists() or beside or name.endswith(".oci") or name.startswith((".", "/")):
         mend = "give a package folder, the layout folder that `packager build` wrote, or an image's reference"
         raise ImageError("this is neither a package nor an OCI layout", where=name, mend=mend)
     from ..oci.registry import pull_image  # an HTTP client is slow to import, and few builds need one

@@ -85,7 +85,8 @@ def _read(path: Path, shown: str) -> bytes:
         raise SpecError("there is no spec here", where=shown, mend=mend) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise SpecError(f"the spec cannot be read: {reason.lower()}", where=shown) from error
+        mend = "give this user the right to read it"
+        raise SpecError(f"the spec cannot be read: {reason.lower()}", where=shown, mend=mend) from error
 
 
 def _shown(path: Path) -> str:

@@ -66,6 +66,8 @@ def test_questions_are_answered_on_standard_output(arguments, capsys):
         ),
         (["schema", "x"], "error: specs are only read with --check\n"),
         (["schema", "--check"], "error: --check needs the specs to check\n"),
+        (["store"], "error: missing command\n  mend: `packager store --help`"),
+        (["engine"], "error: missing command\n  mend: `packager engine --help`"),
         (["init"], "error: missing argument 'NAME|FOLDER'\n"),
         (["init", "x", "--engine", "sglang"], "error: invalid value for '--engine': 'sglang' is not one of"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 from fakes.cli import packager
 from fakes.locks import INGREDIENTS, make_lock, make_spec
 
+from packager.cli.app import main
 from packager.package.plan import plan_package
 from packager.package.write import write_package
 from packager.store import Store
@@ -39,3 +40,11 @@ def test_a_package_without_one_has_no_line_of_it(tmp_path: Path) -> None:
     package = make_package(tmp_path / "hello")
     assert json.loads(inspect(package, "--json"))["package"]["tokenizer"] == []
     assert not [line for line in inspect(package).splitlines() if line.startswith("tokenizer")]
+
+
+def test_a_name_in_a_folder_that_is_here_is_asked_of_no_registry(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dist").mkdir()
+    for command in ("inspect", "verify"):
+        assert main([command, "dist/nope"]) == 1
+        assert capsys.readouterr().err.startswith("error: dist/nope: this is neither a package nor an OCI layout\n")
