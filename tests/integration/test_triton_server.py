@@ -202,11 +202,14 @@ def test_an_error_over_grpc_ends_one_request_only(server):
         assert "".join(stream.texts()) == WORDS + WORDS
 
 
-@pytest.mark.parametrize("asked", ["timeout", "sequence_id"])
-def test_what_triton_takes_of_a_request_and_nobody_heeds(server, asked):
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [({"timeout": 5}, "timeout"), ({"sequence_id": 5}, "sequence_id"), ({"parameters": {"id": "b"}}, "id")],
+)
+def test_what_nobody_would_heed(server, options, what):
     with grpc_stream(server) as stream:
-        stream.ask_with({asked: 5}, text_input="a")
-        with pytest.raises(InferenceServerException, match=f"{asked} is not supported"):
+        stream.ask_with({"request_id": "a"} | options, text_input="a")
+        with pytest.raises(InferenceServerException, match=f"{what} is not supported"):
             stream.answer()
 
 

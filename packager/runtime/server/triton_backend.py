@@ -210,10 +210,13 @@ class Inputs:
     outputs: frozenset[str]
 
     def named_parameters(self) -> dict[str, Any]:
-        """The parameters by name, without what Triton answers with by itself: the id, of the body of `generate`."""
+        """The parameters by name, without what Triton answers with by itself: the id, of the body of `generate`.
+
+        Raises RequestError for another id than the request's.
+        """
         found: dict[str, Any] = json.loads(self.parameters or "{}")
-        if found.get("id") == self.id:
-            found.pop("id", None)
+        if found.pop("id", self.id) != self.id:
+            raise RequestError("id is not supported by this model server but as the request's own", where="id")
         return {**found, **self.taken}
 
 
