@@ -138,8 +138,11 @@ def _unknown_kind(error: Mapping[str, Any], name: str, models: tuple[Model, ...]
     known = [tag_of(model) for model in models]
     if error["type"] == "union_tag_not_found":
         return f"`{name}` has no `kind`", f"add one of: {', '.join(known)}"
-    word = str(error["ctx"]["tag"])
     everything = "the engines are" if name == "engine" else "the kinds are"
+    value = error["input"]["kind"]
+    if value is None or isinstance(value, list | Mapping):
+        return f"`{name}.kind` must be text, not {_shown(value, None)}", f"{everything}: {', '.join(known)}"
+    word = str(error["ctx"]["tag"])
     return f"unknown {name.rpartition('.')[2]} {quoted(word)}", _choice(word, known, everything)
 
 

@@ -223,6 +223,8 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         ("name: x\nengine: {kind: llama-cpp}", ["2:16 unknown engine 'llama-cpp' | did you mean `llama_cpp`? the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: {threads: 1}", ["2:1 `engine` has no `kind` | add one of: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: {kind: 8}", ["2:16 unknown engine '8' | the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: }", ["2:15 `engine.kind` must be text, not nothing | the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
+        ("name: x\nengine: {kind: [echo]}", ["2:10 `engine.kind` must be text, not a list | the engines are: transformers, vllm, lmdeploy, tensorrt_llm_engine, tensorrt_llm, llama_cpp, ctranslate2, echo"]),
         ("name: x\nengine: echo", ["2:9 `engine` must be a mapping, not the text 'echo' | write `engine: {kind: echo}`"]),
         (ECHO + "hardware: a100-40gb\nserving: triton", [
             "3:11 `hardware` must be a mapping, not the text 'a100-40gb' | write `hardware: {gpu: a100-40gb}`",
