@@ -81,7 +81,7 @@ def command(console: Console, /, spec: str, *, output: Path, dry_run: bool, **op
 def _look(file: "SpecFile", tools: "Tools", *, beside: bool) -> "tuple[Found, Found | None]":
     """Model and adapter at their sources; with `beside` a config.json beside the spec stands in where these are out of reach."""
     from ..convert.plan import conversion_of
-    from ..convert.source import look_at_adapter, look_at_model, look_beside
+    from ..convert.source import lock_tokenizer, look_at_adapter, look_at_model, look_beside
     from ..errors import OfflineError, TransferError
     from ..lock.check import check
 
@@ -89,13 +89,16 @@ def _look(file: "SpecFile", tools: "Tools", *, beside: bool) -> "tuple[Found, Fo
     check(file)
     tools.stage(f"look at {asked.source}")
     try:
-        return look_at_model(file, asked, tools), look_at_adapter(file, asked, tools)
+        found = look_at_model(file, asked, tools), look_at_adapter(file, asked, tools)
+        if beside:  # who converts asks for it himself
+            lock_tokenizer(file, tools)
+        return found
     except (OfflineError, TransferError) as error:  # not one that says no
-        found = look_beside(file, asked) if beside else None
-        if found is None:
+        known = look_beside(file, asked) if beside else None
+        if known is None:
             raise
         tools.say(f"planned from config.json beside the spec, without a list of files: {error.problems[0].what}")
-        return found
+        return known
 
 
 def _target(plan: "ConvertPlan", file: "SpecFile", tools: "Tools") -> "Destination | None":

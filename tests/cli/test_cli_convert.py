@@ -225,11 +225,12 @@ def test_a_tokenizer_that_is_not_the_models_own_is_told(machine):
 def test_a_tokenizer_that_is_not_there_is_told_before_anything_is_compiled(machine):
     machine.hub.add_repo("ada/words", {"tokenizer.model": b"pieces"})
     machine.spec(weights="hf://ada/mistral-trt, tokenizer: hf://ada/words")
-    assert errors(machine.convert()) == [
-        "error: packager.yaml:3:52: there is no tokenizer.json here, which the served engine needs",
-        "  mend: name a repository that has it, or the folder within",
-    ]
-    assert machine.left() == []
+    for argv in ((), ("--dry-run",)):
+        assert errors(machine.convert(*argv)) == [
+            "error: packager.yaml:3:52: there is no tokenizer.json here, which the served engine needs",
+            "  mend: name a repository that has it, or the folder within",
+        ]
+        assert machine.left() == []
 
 
 def test_a_dry_run_needs_no_gpu_and_shows_every_call(machine, tmp_path):
