@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 import click
@@ -145,10 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return BROKEN_PIPE
     except OSError as error:
-        _drop_output()
         if status == 0:  # else that was told already
             what = f"the result cannot be printed: {(error.strerror or str(error)).lower()}"
-            console.problem(Problem(what, mend="look at where standard output goes"))
+            with suppress(OSError):  # standard error may be as full
+                console.problem(Problem(what, mend="look at where standard output goes"))
+        _drop_output()
         return status or FAILED
     return status
 
@@ -164,7 +166,8 @@ def _settle_streams() -> None:
 
 def _drop_output() -> None:
     """What is still unwritten goes nowhere: the interpreter must not trip over it again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: list[str], console: Console) -> int:

@@ -17,6 +17,8 @@ from packager.errors import DriftError, PackagerError, Problem
 
 ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-c"]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""An environment in which what is printed waits for more, as it does for users."""
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -157,7 +159,6 @@ def test_a_reader_that_leaves_is_no_failure():
 
 @pytest.mark.parametrize("command", [["init", "x"], ["schema"]])  # one that fits into a buffer, one that does not
 def test_a_full_disk_behind_the_output_is_told_once(tmp_path, command):
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "packager", *command],
@@ -166,12 +167,37 @@ def test_a_full_disk_behind_the_output_is_told_once(tmp_path, command):
             text=True,
             check=False,
             cwd=tmp_path,
-            env={**buffered, "PYTHONPATH": str(ROOT)},
+            env={**BUFFERED, "PYTHONPATH": str(ROOT)},
         )
     assert done.returncode == 1
     assert done.stderr.count("error: the ") == 1
     assert "no space left on device" in done.stderr
     assert "OSError" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "status"),
+    [("biuld 2>/dev/full", 1), ("schema >/dev/full 2>&1", 1), ("schema --check echo 2>/dev/full", 1)],
+)
+def test_a_full_disk_behind_everything_is_an_exit_status(tmp_path, shell, status):
+    command = ["sh", "-c", f'exec "$0" -m packager {shell}', sys.executable]
+    done = subprocess.run(command, check=False, cwd=tmp_path, env={**BUFFERED, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == status
+
+
+def test_a_reader_of_the_talk_that_leaves_ends_the_command(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", "init", "x"],
+        stdout=subprocess.PIPE,
+        stderr=write,
+        check=False,
+        cwd=tmp_path,
+        env={**BUFFERED, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(write)
+    assert done.returncode == 141
 
 
 @pytest.mark.parametrize(("shell", "status"), [("catalog >&-", 0), ("schema >&-", 0), ("biuld 2>&-", 2), ("-V <&-", 0)])
