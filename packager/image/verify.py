@@ -17,6 +17,8 @@ from ..package.read import read_package
 from .assemble import assemble_image
 from .plan import plan_image
 
+_NAMED = 3
+"""Differences that are named; more are counted."""
 Identity = Literal["manifest", "config", "different"]
 
 
@@ -49,7 +51,7 @@ def _differences(expected: Image, found: Image) -> list[str]:
         if mine.diff_id != other.diff_id:
             said.append(f"layer {number} ({mine.title}) has diff id {other.diff_id}, expected {mine.diff_id}")
     if said:
-        return said
+        return said[:_NAMED] + ([f"{len(said) - _NAMED} more"] if len(said) > _NAMED else [])
     one, two = json.loads(expected.config).get("config", {}), json.loads(found.config).get("config", {})
     names = sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
     return [f"configuration differs in {', '.join(names)}" if names else "configuration differs outside `config`"]

@@ -98,5 +98,9 @@ class TestCompare:
     def test_another_number_of_layers(self):
         assert compare(image(b"a"), image(b"a", b"b")).differences == ("2 layers, expected 1",)
 
+    def test_of_many_differences_the_first_are_named(self):
+        many = compare(image(*[b"%d" % n for n in range(9)]), image(*[b"x%d" % n for n in range(9)])).differences
+        assert [one.partition(" (")[0] for one in many] == ["layer 1", "layer 2", "layer 3", "6 more"]
+
     def test_another_configuration(self):
         assert compare(image(b"a"), image(b"a", env={"A": "1"})).differences == ("configuration differs in Env",)
