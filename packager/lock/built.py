@@ -15,7 +15,7 @@ from ..facts import BaseFacts
 from ..recipes import RECIPES
 from ..recipes.gpus import GPUS, shown
 from ..recipes.recipe import Format
-from ..spec.engine import TensorrtLlmEngineSpec
+from ..spec.engine import BuiltForSpec, TensorrtLlmEngineSpec
 from ..spec.image import DebianBase
 from ..spec.load import SpecFile
 from ..weights.compiled import FILE, EngineBuild, parse_build
@@ -27,6 +27,12 @@ from .model import ModelFacts
 def vendor_problems(file: SpecFile) -> tuple[Problem, ...]:
     """What the spec alone says that a vendor's engine cannot do: no base, a version without it, a GPU that is too new."""
     return (*_no_base(file), *_dropped(file), *_too_new(file))
+
+
+def built_for(file: SpecFile) -> BuiltForSpec | None:
+    """What the spec says of an engine that has no engine.json."""
+    engine = file.spec.engine
+    return engine.built_for if isinstance(engine, TensorrtLlmEngineSpec) else None
 
 
 def facts_of_built(value: Mapping[str, Any]) -> ModelFacts:

@@ -10,11 +10,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import Problem, SpecError
-from ..weights.compiled import CONFIG, FILE, PLANS, EngineBuild, Limits, Parallel, disagreements, read_build
+from ..spec.engine import BuiltForSpec
+from ..weights.compiled import (
+    CONFIG,
+    FILE,
+    KIND,
+    PLANS,
+    BuiltFile,
+    BuiltGpu,
+    EngineBuild,
+    Limits,
+    Parallel,
+    disagreements,
+    parse_build,
+    read_build,
+)
 from ..weights.source import Source, SourceFile, read_file
 
 _LARGEST = 1 << 20
 """Bytes of a description: both kinds have a few thousand."""
+_UNKNOWN = "0" * 64
+"""The sha256 of a file that is hashed later: it is not compared before."""
+_OS = "linux-x86_64"
+"""Where NVIDIA's images of TensorRT-LLM up to 1.2.1 with compiled engines run, as engine.json says it."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +49,23 @@ class EngineConfig:
     lora: bool
 
 
-def lock_compiled(source: Source, files: Sequence[SourceFile], where: str) -> Mapping[str, Any] | None:
+def lock_compiled(
+    source: Source, files: Sequence[SourceFile], where: str, built_for: BuiltForSpec | None = None
+) -> Mapping[str, Any] | None:
     """The engine.json among the listed files, checked against them; None where there is no compiled engine.
 
-    Raises SpecError, at `where`, with all that does not agree, and for an engine that nothing describes; LoadError when
-    a file cannot be read. Call it again with the digests, once the files that the source knows none of are hashed.
+    Where there is none, `built_for` says what only the machine knew that compiled it. Raises SpecError, at `where`, with
+    all that does not agree, and for an engine that nothing describes; LoadError when a file cannot be read. Call it again
+    with the digests, once the files that the source knows none of are hashed.
     """
     named = {one.path: one for one in files}
+    if FILE in named and built_for is not None:
+        what = f"`engine.built_for` describes an engine that has an {FILE} of its own"
+        raise SpecError(
+            what, where=where, mend=f"remove `engine.built_for`; or leave {FILE} out with `weights.include`"
+        )
+    if FILE not in named and CONFIG in named and built_for is not None:
+        return _described(source, named, where, built_for).to_value()
     if FILE not in named:
         _refuse_undescribed(list(named), where)
         return None
@@ -86,6 +115,44 @@ def read_config(data: bytes) -> EngineConfig:
     )
 
 
+def _described(source: Source, files: Mapping[str, SourceFile], where: str, built_for: BuiltForSpec) -> EngineBuild:
+    """engine.json as it would be, of what the spec says and of TensorRT-LLM's config.json."""
+    try:
+        config = read_config(_read(source, files[CONFIG], where))
+    except ValueError as error:
+        raise SpecError(f"{CONFIG} is not TensorRT-LLM's: {error}", where=where, mend="restore the file") from error
+    listed = {path: BuiltFile(one.sha256 or _UNKNOWN, one.size) for path, one in files.items() if _counts(path)}
+    build = EngineBuild(
+        kind=KIND,
+        tensorrt_llm=config.tensorrt_llm,
+        tensorrt=built_for.tensorrt,
+        cuda=built_for.cuda,
+        driver_build=built_for.driver,
+        gpu=BuiltGpu(built_for.gpu, built_for.sm, built_for.memory_mib, config.mapping.world_size),
+        os=_OS,
+        image=None,
+        mapping=config.mapping,
+        limits=config.limits,
+        dtype=config.dtype,
+        quant_algo=config.quant_algo,
+        kv_cache_quant_algo=config.kv_cache_quant_algo,
+        lora=config.lora,
+        source_model=None,
+        tokenizer_sha256=next((listed[path].sha256 for path in _TOKENIZERS if path in listed), None),
+        files=listed,
+    )
+    try:
+        return parse_build(build.to_value())
+    except ValueError as error:
+        mend = "copy all that was compiled; `weights.include` must leave none of it out"
+        raise SpecError(f"the engine is not whole: {error}", where=where, mend=mend) from error
+
+
+def _counts(path: str) -> bool:
+    """Model cards are written and corrected after an engine was compiled."""
+    return not path.endswith(".md")
+
+
 def _refuse_undescribed(paths: Sequence[str], where: str) -> None:
     plans = [path for path in paths if path.endswith(PLANS)]
     if not plans:
@@ -93,7 +160,8 @@ def _refuse_undescribed(paths: Sequence[str], where: str) -> None:
     within = sorted(path.removesuffix(f"/{FILE}") for path in paths if path.endswith(f"/{FILE}"))
     mend = (
         "run `packager engine describe FOLDER` on the machine that compiled it, and put the engine.json that it writes "
-        "beside it; or leave the engine out with `weights.include`"
+        "beside it; where that machine is out of reach, say in `engine.built_for` what it was; or leave the engine out with "
+        "`weights.include`"
     )
     if within:
         mend = f"name the folder within: {', '.join(within[:5])}"

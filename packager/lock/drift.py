@@ -9,6 +9,7 @@ from packaging.utils import canonicalize_name
 
 from ..recipes import RECIPES
 from ..recipes.servers import LOADING, REQUIREMENTS, SYSTEM_PACKAGES
+from ..spec.engine import TensorrtLlmEngineSpec
 from ..spec.model import ModelSpec
 from ..spec.weights import AdapterSpec
 from .lockfile import Lock
@@ -72,7 +73,16 @@ def lock_inputs(spec: ModelSpec) -> Mapping[str, Any]:
         "packager.overrides": list(python_overrides(spec)),
         "packager.system_packages": list(system_packages(spec)),
         "packager.layer_format": LAYER_FORMAT,
+        **_built_for(spec),
     }
+
+
+def _built_for(spec: ModelSpec) -> Mapping[str, Any]:
+    """Only where it is said: hardly any spec has it, and locks of the others stay as they are."""
+    engine = spec.engine
+    if not isinstance(engine, TensorrtLlmEngineSpec) or engine.built_for is None:
+        return {}
+    return {"engine.built_for": engine.built_for.model_dump(mode="json")}
 
 
 def _adapter(adapter: AdapterSpec) -> str:

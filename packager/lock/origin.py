@@ -23,7 +23,7 @@ _SMALL = 4 << 20
 _AT_ONCE = 8
 """Files that are read at a time."""
 _TRIES = 5
-_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
 """Seconds of rest after a transfer broke off: the first, doubled each time, and the most."""
 
 Read = TypeVar("Read")

@@ -16,7 +16,7 @@ from ..spec.weights import WeightsSpec
 from ..weights.mirrors import open_locked
 from ..weights.policy import CONFIGURATIONS, check_names, refuse, refuse_own_code, refuse_pickle
 from ..weights.source import Source, SourceFile, read_file
-from .built import check_built, facts_of_built
+from .built import built_for, check_built, facts_of_built
 from .compiled import lock_compiled
 from .gates import check_dropped, check_weights, needs_code
 from .lockfile import WeightsLock
@@ -93,7 +93,7 @@ def _lock_chosen(
     _check_entry(file, asked, source, chosen, paths)
     entry = RECIPES[file.spec.engine.kind].entry(paths, asked.file) or ""
     _tell_unused(file, chosen, entry, tools)
-    described = lock_compiled(source, chosen, where)  # refused before anything large is read
+    described = lock_compiled(source, chosen, where, built_for(file))  # refused before anything large is read
     model = _model(source, chosen, entry, where) if described is None else facts_of_built(described)
     check_weights(file, model, tools.say)
     check_built(file, described)
@@ -103,7 +103,7 @@ def _lock_chosen(
         raise SpecError(what, where=where, mend="leave it out with `weights.include`, or rename it at its source")
     files = source.lock(chosen, keep=asked.ship == "in_image")
     hashed = [SourceFile(one.path, one.size, one.sha256) for one in files]
-    compiled = lock_compiled(source, hashed, where)
+    compiled = lock_compiled(source, hashed, where, built_for(file))
     return WeightsLock(asked.source, source.revision or asked.revision or "", files, model, compiled)
 
 

@@ -111,7 +111,7 @@ def _check_names(manifest: Manifest) -> None:
 
 def make_manifest(spec: ModelSpec, lock: Lock, version: str) -> Manifest:
     """The contract with the container side."""
-    options = spec.engine.model_dump(mode="json", exclude={"kind", "version"}, exclude_none=True)
+    options = spec.engine.model_dump(mode="json", exclude={"kind", "version", "built_for"}, exclude_none=True)
     template = spec.weights is not None and spec.weights.chat_template is not None
     return Manifest(
         name=spec.name,

@@ -195,7 +195,8 @@ class EngineSetup:
     are the engine's own words from the spec, `slots` bounds the requests that run at once, and
     `chat_template` is Jinja text that replaces the one in the weights. `quantization` is what the engine does to
     the weights when it loads them (`none`: it takes them as they are), `adapters` are folders of LoRA adapters by name. `own_code` lets
-    the weights' own Python run: the spec vouches for each file of it by its sha256.
+    the weights' own Python run: the spec vouches for each file of it by its sha256. `compiled` is the engine.json of a
+    compiled engine, as the manifest has it.
     """
 
     model: str
@@ -207,6 +208,7 @@ class EngineSetup:
     quantization: str = "none"
     adapters: Mapping[str, Path] = field(default_factory=dict)
     own_code: bool = False
+    compiled: Mapping[str, Any] | None = None
 
 
 class Streams(Protocol):

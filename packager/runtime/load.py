@@ -94,6 +94,7 @@ def _setup(manifest: Manifest, package: Path, root: Path, adapters: Mapping[str,
         quantization=manifest.engine.quantization,
         own_code=bool(manifest.weights and manifest.weights.trusted_code),
         adapters=adapters,
+        compiled=manifest.weights.compiled if manifest.weights else None,
     )
 
 

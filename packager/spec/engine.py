@@ -94,6 +94,26 @@ class LmdeploySpec(Strict):
     """Whether prompts that begin alike share their cache."""
 
 
+class BuiltForSpec(Strict):
+    """What compiled an engine that has no engine.json, and for what. The rest is read from TensorRT-LLM's own config.json.
+
+    Nothing can check it but the machine that serves: a wrong word here is an engine that TensorRT refuses when it loads.
+    """
+
+    gpu: Annotated[str, Grammar(r"[^\x00-\x1f]+", "the GPU's name, as nvidia-smi prints it", 96)]
+    """The GPU that it was compiled on, by the name that `nvidia-smi` prints, such as `NVIDIA A10G`."""
+    sm: Annotated[str, Grammar(r"[1-9]\d{0,2}\.\d", "a compute capability such as 8.6", 5)]
+    """Its compute capability, such as `8.6`, as text: every GPU that serves must have the same."""
+    memory_mib: Annotated[int, Field(ge=1, le=1 << 24)]
+    """MiB of memory that each GPU that serves must have."""
+    tensorrt: Annotated[str, Grammar(r"\d+(\.\d+){3}", "a version of four parts such as 10.11.0.33", 32)]
+    """The TensorRT that compiled it, all four parts."""
+    cuda: Annotated[str, Grammar(r"\d{1,3}\.\d{1,3}", "a version of two parts such as 12.9", 7)]
+    """The CUDA that compiled it, as text such as `12.9`: the driver that serves must run this major version or a newer one."""
+    driver: Annotated[str, Grammar(r"\d+(\.\d+)*", "a version such as 575.57.08", 32)]
+    """The driver where it was compiled. It is recorded, not compared: drivers are backward compatible."""
+
+
 class TensorrtLlmEngineSpec(Strict):
     """An engine that TensorRT-LLM compiled (1.2.1 is the last version that has them), on the kind of GPU that compiled it."""
 
@@ -113,6 +133,8 @@ class TensorrtLlmEngineSpec(Strict):
     """Number format of the key-value cache, as compiled in; `auto` takes it as it is."""
     prefix_caching: bool = True
     """Whether prompts that begin alike share their cache."""
+    built_for: BuiltForSpec | None = None
+    """What compiled an engine from elsewhere, that has no engine.json; without either an engine is refused."""
 
 
 class TensorrtLlmSpec(Strict):

@@ -67,7 +67,8 @@ def _check_room(files: Sequence[WeightsFile], store: Store) -> None:
         with suppress(FileNotFoundError):
             needed -= min(file.size, (store.root / "parts" / f"{file.sha256}.part").lstat().st_blocks * 512)
     status = os.statvfs(store.root)
-    if needed > (free := status.f_bavail * status.f_frsize):
+    # Some mounts of object stores have no number of blocks at all: then the first write that fails says it.
+    if status.f_blocks and needed > (free := status.f_bavail * status.f_frsize):
         raise room_error(needed, free, store.root)
 
 

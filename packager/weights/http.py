@@ -202,12 +202,14 @@ def _keep(known: dict[str, Known], path: str, value: Known) -> None:
 
 def _redirected(place: Place, exchange: Exchange) -> Place:
     """Where a redirect leads. Credentials stay with the scheme, host and port that they were given for."""
-    location = exchange.headers.get("location", "")
-    # The header is bytes, which the library reads as Latin-1; what stands in an address unescaped is UTF-8.
-    url, _ = urldefrag(urljoin(place.url, quote(location.encode("latin-1"), safe=f"{SAFE}#")))
-    mend = "give the address that it should lead to"
+    location, mend = exchange.headers.get("location", ""), "give the address that it should lead to"
     if not location:
         raise LoadError("the place redirects to nowhere", where=exchange.where, mend=mend)
+    try:
+        # The header is bytes, which the library reads as Latin-1; what stands in an address unescaped is UTF-8.
+        url, _ = urldefrag(urljoin(place.url, quote(location.encode("latin-1"), safe=f"{SAFE}#")))
+    except ValueError:
+        raise LoadError("the place redirects to what is no address", where=exchange.where, mend=mend) from None
     before, after = origin_of(place.url), origin_of(url)
     if before[0] == "https" != after[0]:
         what = f"the place redirects from https to plain {shown(url)}"

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from ..environ import NETRC
+from ..environ import NETRC, home
 from ..errors import LoadError, TransferError
 from .http import HttpReader, HttpSettings, Place
 from .http_connection import origin_of, shown
@@ -148,8 +148,10 @@ def _parse(data: bytes, where: str) -> dict[str, str]:
 
 def _login(url: str) -> Mapping[str, str]:
     """The Authorization of `url`'s host, as ~/.netrc has it; nothing where it has none."""
-    chosen = NETRC.get()
-    path = Path(chosen).expanduser() if chosen else Path.home() / ".netrc"
+    chosen, folder = NETRC.get(), home()
+    path = Path(chosen or "~/.netrc")
+    if folder is not None and path.parts[0] == "~":
+        path = folder.joinpath(*path.parts[1:])
     if not chosen and not path.is_file():
         return {}
     try:

@@ -10,7 +10,7 @@ from tensorrt_llm._tensorrt_engine import LLM
 from tensorrt_llm.llmapi import KvCacheConfig
 
 from ...errors import LoadError
-from ...weights.compiled import FILE, EngineBuild, read_build
+from ...weights.compiled import FILE, EngineBuild, parse_build, read_build
 from .tensorrt_llm_base import TensorrtLlmBase
 from .tensorrt_llm_folder import Words, read_words
 from .tensorrt_llm_options import COMPILED_SAMPLING, cache_arguments, compiled_context, llm_arguments
@@ -23,7 +23,7 @@ class TensorrtLlmEngine(TensorrtLlmBase):
     can = COMPILED_SAMPLING
 
     def load(self, folder: Path) -> tuple[Any, Words]:
-        build = _build(folder)
+        build = self._build(folder)
         context = compiled_context(build, self.options.context_length)
         # A prompt is read in one step: the executor's maxInputLen is min(maxSequenceLen - 1, maxNumTokens).
         longest = min(build.limits.max_input_len, build.limits.max_num_tokens)
@@ -31,10 +31,12 @@ class TensorrtLlmEngine(TensorrtLlmBase):
         cache = KvCacheConfig(**cache_arguments(self.options))
         return LLM(**llm_arguments(self.setup, self.options), kv_cache_config=cache), words
 
-
-def _build(folder: Path) -> EngineBuild:
-    try:
-        return read_build((folder / FILE).read_bytes())
-    except (OSError, ValueError) as error:
-        mend = "build the package again"
-        raise LoadError(f"{FILE} cannot be read: {error}", where=str(folder), mend=mend) from error
+    def _build(self, folder: Path) -> EngineBuild:
+        """As the manifest has it: an engine that the spec describes has no file of it."""
+        try:
+            if self.setup.compiled is not None:
+                return parse_build(self.setup.compiled)
+            return read_build((folder / FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            mend = "build the package again"
+            raise LoadError(f"{FILE} cannot be read: {error}", where=str(folder), mend=mend) from error

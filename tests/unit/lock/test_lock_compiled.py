@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from fakes.compiled import config, description, put, write_engine
+from fakes.compiled import TENSORRT, config, description, put, write_engine
 
 from packager.digest import hash_file
 from packager.errors import SpecError
 from packager.lock.compiled import lock_compiled, read_config
+from packager.spec.engine import BuiltForSpec
 from packager.weights.compiled import Limits, Parallel
 from packager.weights.file import FileSource
 from packager.weights.source import SourceFile
@@ -186,3 +187,56 @@ def test_a_config_json_that_is_off(place, value, said):
 def test_no_config_json_at_all(data):
     with pytest.raises(ValueError):
         read_config(data)
+
+
+class TestBuiltFor:
+    """An engine from elsewhere, of which the spec says what only the machine knew that compiled it."""
+
+    SAID = BuiltForSpec(
+        gpu="NVIDIA A100-SXM4-40GB", sm="8.0", memory_mib=40960, tensorrt=TENSORRT, cuda="13.0", driver="580.95.05"
+    )
+
+    def lock(self, folder, *, known=False):
+        files = FileSource(folder).inventory()
+        if known:
+            files = [SourceFile(one.path, one.size, hash_file(folder / one.path)[0]) for one in files]
+        return lock_compiled(FileSource(folder), files, "packager.yaml:4:11", self.SAID)
+
+    @pytest.mark.parametrize("world_size", [1, 2])
+    def test_it_is_described_as_on_that_machine(self, tmp_path, world_size):
+        (write_engine(tmp_path, world_size) / "README.md").write_text("a model card")
+        found = self.lock(tmp_path, known=True)
+        own = describe(tmp_path) | {"driver_build": "580.95.05", "cuda": "13.0", "image": None, "source_model": None}
+        own["gpu"] |= {"name": "NVIDIA A100-SXM4-40GB", "memory_mib": 40960, "count": world_size}
+        own["tokenizer_sha256"] = own["files"]["tokenizer.json"]["sha256"]
+        del own["files"]["README.md"]
+        assert found == own
+
+    def test_what_no_source_knows_is_hashed_later(self, tmp_path):
+        write_engine(tmp_path)
+        before, after = self.lock(tmp_path), self.lock(tmp_path, known=True)
+        assert before["limits"] == after["limits"]
+        assert after["files"]["rank0.engine"]["sha256"] == hash_file(tmp_path / "rank0.engine")[0]
+
+    def test_one_description_is_enough(self, tmp_path):
+        describe(write_engine(tmp_path))
+        with pytest.raises(
+            SpecError, match=r"`engine.built_for` describes an engine that has an engine\.json"
+        ) as caught:
+            self.lock(tmp_path)
+        assert "remove `engine.built_for`" in caught.value.problems[0].mend
+
+    def test_a_rank_that_is_missing(self, tmp_path):
+        (write_engine(tmp_path, 2) / "rank1.engine").unlink()
+        with pytest.raises(SpecError, match=r"the engine is not whole: files\.rank1\.engine is missing"):
+            self.lock(tmp_path)
+
+    def test_a_configuration_of_something_else(self, tmp_path):
+        (write_engine(tmp_path) / "config.json").write_text("{}")
+        with pytest.raises(SpecError, match=r"config\.json is not TensorRT-LLM's: version is missing"):
+            self.lock(tmp_path)
+
+    def test_an_engine_without_its_configuration(self, tmp_path):
+        (write_engine(tmp_path) / "config.json").unlink()
+        with pytest.raises(SpecError, match=r"no engine\.json says"):
+            self.lock(tmp_path)

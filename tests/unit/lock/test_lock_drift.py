@@ -178,3 +178,17 @@ def test_an_input_that_packager_no_longer_asks():
 )
 def test_words(drift, words):
     assert str(drift) == words
+
+
+def test_what_the_spec_says_of_an_engine_is_locked():
+    said = {"gpu": "NVIDIA A10G", "sm": "8.6", "memory_mib": 23028}
+    said |= {"tensorrt": "10.14.1.48", "cuda": "13.0", "driver": "580.95.05"}
+    engine = {"kind": "tensorrt_llm_engine"}
+    base = {"kind": "registry", "image": "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"}
+    rest = {"hardware": {"gpu": "a10g"}, "image": {"base": base}, **LLAMA}
+    plain, with_it = make_spec(engine=engine, **rest), make_spec(engine=engine | {"built_for": said}, **rest)
+    assert "engine.built_for" not in lock_inputs(plain)
+    assert {one.field for one in drifted(make_lock(with_it), plain)} == {"engine.built_for"}
+    assert {one.field for one in drifted(make_lock(plain), with_it)} == {"engine.built_for"}
+    other = make_spec(engine=engine | {"built_for": said | {"sm": "8.9"}}, **rest)
+    assert {one.field for one in drifted(make_lock(with_it), other)} == {"engine.built_for"}

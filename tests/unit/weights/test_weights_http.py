@@ -522,6 +522,7 @@ class TestRedirects:
             ("", "to nowhere"),
             ("ftp://127.0.0.1/x", "no http or https address"),
             ("file:///etc/passwd", "no http or https address"),
+            ("http://[x", "to what is no address"),
             ("http://ada:hunter2@127.0.0.1/x", "password"),
         ],
     )

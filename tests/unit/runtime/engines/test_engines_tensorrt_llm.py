@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -316,3 +317,12 @@ async def test_a_token_that_ends_an_answer_is_no_text(folder):
 
 def test_the_adapters_are_listed():
     assert set(KINDS) <= set(ADAPTERS)
+
+
+async def test_an_engine_that_the_spec_describes_needs_no_file_of_it(folder):
+    (folder / "engine.json").unlink()
+    described = compiled.description()
+    described["limits"]["max_seq_len"] = 100
+    engine = open_engine("tensorrt_llm_engine", replace(make_setup(folder), compiled=described))
+    assert (await engine.start()).context_length == 100
+    await engine.stop()
