@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import OutputError
 from .image.assemble import assemble_image
 from .image.base import named_base, open_layout
 from .image.names import full_name
@@ -24,7 +25,7 @@ from .package.plan import make_manifest, plan_package
 from .package.read import Package, is_package, read_package, visible
 from .package.sources import read_ingredients
 from .package.write import keep_edits, write_package
-from .spec.load import load_spec
+from .spec.load import load_spec, on_base
 from .spec.model import ModelSpec
 from .weights.leases import leased
 
@@ -38,7 +39,7 @@ class BuildOptions:
 
     `locked` refuses a lock that no longer answers the spec, `force` overwrites files of the package
     that were edited by hand, `full` writes a registry base's layers into the layout too. `repository`
-    and `tag` replace the spec's.
+    and `tag` replace the spec's, `base` what the image stands on: a registry's image, or the folder of an OCI layout.
     """
 
     output: Path = Path("dist")
@@ -47,6 +48,7 @@ class BuildOptions:
     locked: bool = False
     force: bool = False
     full: bool = False
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,10 @@ def build(source: Path, options: BuildOptions, tools: Tools) -> Built:
 
 def _build(source: Path, options: BuildOptions, tools: Tools) -> Built:
     if is_package(source):
-        package = read_package(source)
+        package = _unchanged(source, options)
         with hold(options.output, package.manifest.name, waiting=tools.say) as output:
             return _finish(package, package.folder, _old_name(package, options), output, tools, full=options.full)
-    file = load_spec(source)
+    file = on_base(load_spec(source), options.base)
     name = image_name(file.spec, options)
     with hold(options.output, file.spec.name, waiting=tools.say) as output:
         keep_edits(options.output / file.spec.name, force=options.force)
@@ -87,6 +89,15 @@ def _build(source: Path, options: BuildOptions, tools: Tools) -> Built:
         staged = output.stage(file.spec.name)
         write_package(plan_package(file.spec, lock, ingredients), staged, tools.store)
         return _finish(read_package(staged), file.folder, name, output, tools, full=options.full)
+
+
+def _unchanged(source: Path, options: BuildOptions) -> Package:
+    """A package as it stands. Its base is locked: raises OutputError where another is asked for."""
+    package = read_package(source)
+    if options.base is not None:
+        mend = "give --base with the spec: its lock then has the facts of that base"
+        raise OutputError("a package stands on the base that its lock names", where=str(source), mend=mend)
+    return package
 
 
 def _finish(package: Package, beside: Path, reference: str, output: Output, tools: Tools, *, full: bool) -> Built:
@@ -112,9 +123,9 @@ def preview(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]
 
 def _previewed(source: Path, options: BuildOptions, tools: Tools) -> dict[str, Any]:
     if is_package(source):
-        old = read_package(source)
+        old = _unchanged(source, options)
         return _preview(source, old.files, _old_name(old, options), plan_image(old.manifest, old.lock, old.files))
-    file = load_spec(source)
+    file = on_base(load_spec(source), options.base)
     lock = lock_for(file, tools, locked=options.locked)
     ingredients = read_ingredients(file)
     package = plan_package(file.spec, lock, ingredients)

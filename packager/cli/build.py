@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.argument("spec", default=".")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("dist"), help="Folder for the results.")
 @click.option("--repository", help="Registry and path to name the image under, such as registry.example.com/team.")
+@click.option("--base", help="Stand on this instead: an image of a registry, or the folder of an OCI layout.")
 @click.option("--tag", help="Tag of the image; without it the spec's, else `latest`.")
 @click.option("--locked", is_flag=True, help="Fail when the lock does not answer the spec.")
 @click.option("--offline", is_flag=True, help="Use the local stores alone.")

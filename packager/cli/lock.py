@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 @click.command("lock")
 @click.argument("spec", default=".")
 @click.option("--offline", is_flag=True, help="Ask no index, mirror or registry: then only --check works.")
+@click.option("--base", help="Stand on this instead: an image of a registry, or the folder of an OCI layout.")
 @click.option("--check", is_flag=True, help="Write nothing; fail when the lock does not answer the spec.")
 @click.pass_obj
-def command(console: Console, spec: str, *, offline: bool, check: bool) -> None:
+def command(console: Console, spec: str, *, base: str | None, offline: bool, check: bool) -> None:
     """Resolve a spec to exact bytes, and write packager.lock beside it.
 
     SPEC is a name from `packager catalog`, a packager.yaml or its folder. The lock names wheels,
@@ -27,11 +28,11 @@ def command(console: Console, spec: str, *, offline: bool, check: bool) -> None:
     from ..lock.keep import check_lock, write_lock
     from ..lock.lockfile import FILE_NAME
     from ..lock.resolve import resolve
-    from ..spec.load import load_spec
+    from ..spec.load import load_spec, on_base
     from .progress import Progress
     from .tools import make_tools
 
-    file = load_spec(find(spec))
+    file = on_base(load_spec(find(spec)), base)
     path = file.folder / FILE_NAME
     if check:
         check_lock(file)

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ..errors import Problem, SpecError
+from .image import LayoutBase, RegistryBase
 from .model import ModelSpec
 from .parse import MAX_BYTES, Document, Position, parse_yaml
 from .problems import judge, position_of
@@ -36,6 +37,27 @@ class SpecFile:
         """`packager.yaml:7:11`, the place of a value (or of what it would belong to, when it is not written)."""
         position = position_of(self._document, keys)
         return f"{self.shown}:{position.line}:{position.column}"
+
+
+def on_base(file: SpecFile, base: str | None) -> SpecFile:
+    """The same spec on another base: a reference of a registry image, or the folder of an OCI layout; None changes nothing.
+
+    Raises SpecError for what is neither.
+    """
+    if base is None:
+        return file
+    folder = Path(base).absolute()
+    try:
+        if folder.is_dir():
+            within = folder.relative_to(file.folder) if folder.is_relative_to(file.folder) else folder
+            chosen: LayoutBase | RegistryBase = LayoutBase(kind="layout", path=str(within))
+        else:
+            chosen = RegistryBase(kind="registry", image=base)
+    except ValidationError as error:
+        what = f"{base[:100]!r} names neither an image of a registry nor the folder of an OCI layout"
+        raise SpecError(what, where="--base", mend="such as registry.example.com/team/base:1") from error
+    image = file.spec.image.model_copy(update={"base": chosen})
+    return replace(file, spec=file.spec.model_copy(update={"image": image}))
 
 
 def load_spec(path: Path) -> SpecFile:

@@ -292,6 +292,25 @@ def test_an_edited_package_is_built_as_it_stands(bench):
     assert (bench.folder / "dist/hello/service.py").read_text() == "# mine\n"
 
 
+def test_a_base_that_the_command_names_is_as_one_in_the_spec(bench):
+    """With it the lock is for that base: the same command again takes it, and the digest is that of a spec that says so."""
+    set_up("base-other-than-locked", bench)
+    bench.packager("build", "--no-docker", "base-other-than-locked")
+    named = (bench.folder / "dist/hello.oci/index.json").read_bytes()
+    shutil.rmtree(bench.folder / "dist")
+    spec = bench.project / "packager.yaml"
+    spec.write_text(spec.read_text().partition("image:")[0])
+    base = ("--base", "base-other-than-locked/base.oci")
+    bench.packager("lock", "--check", *base, "base-other-than-locked")
+    bench.packager("build", "--no-docker", "--locked", *base, "base-other-than-locked")
+    assert (bench.folder / "dist/hello.oci/index.json").read_bytes() == named
+    (bench.project / "packager.lock").unlink()
+    bench.packager("lock", *base, "base-other-than-locked")
+    assert load_spec(bench.project).spec.image.base is None
+    locked = parse_lock((bench.project / "packager.lock").read_bytes(), where="packager.lock")
+    assert locked.inputs["image.base"]["path"] == "base.oci"
+
+
 def test_weights_that_are_gone_are_taken_from_the_store(bench):
     """A lock answers for weights that the store has; `weights-changed` shows that others are refused."""
     set_up("weights-changed", bench)
