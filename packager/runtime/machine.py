@@ -201,7 +201,7 @@ def _named(devices: Sequence[Device], entry: str) -> Device | None:
     """The device of a UUID, which may be cut short where it stays unique."""
     start = entry[:4] + entry[4:].rstrip().lower()
     every = (*devices, *(part for one in devices for part in (one.slices or ())))
-    fitting = [one for one in every if start.startswith(("GPU-", "MIG-")) and one.uuid.startswith(start)]
+    fitting = [one for one in every if start[4:] and start[:4] in ("GPU-", "MIG-") and one.uuid.startswith(start)]
     return fitting[0] if len(fitting) == 1 else None
 
 

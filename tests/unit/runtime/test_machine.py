@@ -303,3 +303,11 @@ def test_other_weights_ask_nobody(monkeypatch):
     for weights in (None, plain):
         one = Manifest(manifest.name, manifest.packager, manifest.engine, weights, manifest.serving)
         assert refuse_mismatch(one) == ()
+
+
+@pytest.mark.parametrize(("chosen", "seen"), [("GPU-", 0), ("MIG-", 0), ("GPU-1", 1)])
+def test_the_beginning_alone_names_no_gpu(monkeypatch, chosen, seen):
+    """Where there is but one, too: so libcuda has it (an H200, driver 580)."""
+    install_nvml(monkeypatch, FakeGpu("GPU-1", "NVIDIA H200", (9, 0), 143771))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert len(find_machine().gpus) == seen
