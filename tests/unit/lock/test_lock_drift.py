@@ -6,6 +6,7 @@ import pytest
 from fakes.locks import VLLM, make_lock, make_spec
 
 from packager.lock.drift import Drift, drifted, lock_inputs, python_requirements
+from packager.package.plan import make_manifest
 
 LLAMA = {"weights": {"source": "file://model"}}
 BASE = {"base": {"kind": "registry", "image": "registry.example.com/team/base:1"}}
@@ -192,3 +193,6 @@ def test_what_the_spec_says_of_an_engine_is_locked():
     assert {one.field for one in drifted(make_lock(plain), with_it)} == {"engine.built_for"}
     other = make_spec(engine=engine | {"built_for": said | {"sm": "8.9"}}, **rest)
     assert {one.field for one in drifted(make_lock(with_it), other)} == {"engine.built_for"}
+    assert (
+        "built_for" not in make_manifest(with_it, make_lock(with_it), "1").engine.options
+    )  # the lock has what it says
