@@ -7,12 +7,11 @@ from pathlib import Path
 
 from ..digest import hash_file
 from ..errors import LoadError, MismatchError, OutputError, Problem
-from ..lock.compiled import EngineConfig, read_config
+from ..lock.compiled import Compiler, EngineConfig, describe_build, read_config
 from ..store import write_atomically
 from ..weights.compiled import (
     CONFIG,
     FILE,
-    KIND,
     PLANS,
     BuiltFile,
     BuiltGpu,
@@ -24,7 +23,6 @@ from ..weights.compiled import (
 )
 from ..weights.file import FileSource
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _PROSE = ".md"
 """Model cards are written and corrected after the engine is described."""
 
@@ -83,25 +81,17 @@ def describe(found: CompiledFolder, machine: Machine, told: Told, stage: Callabl
     stage(f"hash {len(found.files)} files", found.size)
     files = {path: BuiltFile(*hash_file(found.path / path)) for path in found.files}
     told = _with_earlier(told, found.path / FILE, files)
-    return EngineBuild(
-        kind=KIND,
-        tensorrt_llm=config.tensorrt_llm,
+    memory = told.memory_mib or gpu.memory_mib
+    compiler = Compiler(
+        gpu=BuiltGpu(gpu.name, gpu.sm, memory, len(machine.gpus)),
         tensorrt=machine.tensorrt,
         cuda=machine.cuda or machine.cuda_driver,  # the latter asks for more than is needed, never for less
-        driver_build=machine.driver,
-        gpu=BuiltGpu(gpu.name, gpu.sm, told.memory_mib or gpu.memory_mib, len(machine.gpus)),
+        driver=machine.driver,
         os=machine.os,
-        image=told.image,
-        mapping=config.mapping,
-        limits=config.limits,
-        dtype=config.dtype,
-        quant_algo=config.quant_algo,
-        kv_cache_quant_algo=config.kv_cache_quant_algo,
-        lora=config.lora,
-        source_model=told.source_model,
-        tokenizer_sha256=next((files[path].sha256 for path in _TOKENIZERS if path in files), told.tokenizer_sha256),
-        files=files,
     )
+    build = describe_build(config, compiler, files)
+    tokenizer = build.tokenizer_sha256 or told.tokenizer_sha256
+    return replace(build, image=told.image, source_model=told.source_model, tokenizer_sha256=tokenizer)
 
 
 def write_description(folder: Path, build: EngineBuild, *, force: bool) -> Path:

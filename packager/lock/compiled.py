@@ -49,6 +49,40 @@ class EngineConfig:
     lora: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """The machine that compiled an engine, with its software."""
+
+    gpu: BuiltGpu
+    tensorrt: str
+    cuda: str
+    driver: str
+    os: str
+
+
+def describe_build(config: EngineConfig, compiler: Compiler, files: Mapping[str, BuiltFile]) -> EngineBuild:
+    """The engine.json of the engine of these files, which `compiler` compiled."""
+    return EngineBuild(
+        kind=KIND,
+        tensorrt_llm=config.tensorrt_llm,
+        tensorrt=compiler.tensorrt,
+        cuda=compiler.cuda,
+        driver_build=compiler.driver,
+        gpu=compiler.gpu,
+        os=compiler.os,
+        image=None,
+        mapping=config.mapping,
+        limits=config.limits,
+        dtype=config.dtype,
+        quant_algo=config.quant_algo,
+        kv_cache_quant_algo=config.kv_cache_quant_algo,
+        lora=config.lora,
+        source_model=None,
+        tokenizer_sha256=next((files[path].sha256 for path in _TOKENIZERS if path in files), None),
+        files=files,
+    )
+
+
 def lock_compiled(
     source: Source, files: Sequence[SourceFile], where: str, built_for: BuiltForSpec | None = None
 ) -> Mapping[str, Any] | None:
@@ -121,26 +155,10 @@ def _described(source: Source, files: Mapping[str, SourceFile], where: str, buil
         config = read_config(_read(source, files[CONFIG], where))
     except ValueError as error:
         raise SpecError(f"{CONFIG} is not TensorRT-LLM's: {error}", where=where, mend="restore the file") from error
-    listed = {path: BuiltFile(one.sha256 or _UNKNOWN, one.size) for path, one in files.items() if _counts(path)}
-    build = EngineBuild(
-        kind=KIND,
-        tensorrt_llm=config.tensorrt_llm,
-        tensorrt=built_for.tensorrt,
-        cuda=built_for.cuda,
-        driver_build=built_for.driver,
-        gpu=BuiltGpu(built_for.gpu, built_for.sm, built_for.memory_mib, config.mapping.world_size),
-        os=_OS,
-        image=None,
-        mapping=config.mapping,
-        limits=config.limits,
-        dtype=config.dtype,
-        quant_algo=config.quant_algo,
-        kv_cache_quant_algo=config.kv_cache_quant_algo,
-        lora=config.lora,
-        source_model=None,
-        tokenizer_sha256=next((listed[path].sha256 for path in _TOKENIZERS if path in listed), None),
-        files=listed,
-    )
+    described = {path: BuiltFile(one.sha256 or _UNKNOWN, one.size) for path, one in files.items() if _counts(path)}
+    gpu = BuiltGpu(built_for.gpu, built_for.sm, built_for.memory_mib, config.mapping.world_size)
+    compiler = Compiler(gpu, built_for.tensorrt, built_for.cuda, built_for.driver, _OS)
+    build = describe_build(config, compiler, described)
     try:
         return parse_build(build.to_value())
     except ValueError as error:
