@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from .. import environ
+from ..digest import readable_json
 from ..errors import PackagerError, Problem
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -32,12 +33,12 @@ class Console:
 
     def data(self, value: Any) -> None:
         """Data as JSON, in escapes where the output's encoding lacks a character (or a path is no text)."""
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         try:
+            text = readable_json(value).decode()
             text.encode(sys.stdout.encoding or "utf-8")
         except UnicodeEncodeError:
-            text = json.dumps(value, indent=2, allow_nan=False)
-        sys.stdout.write(f"{text}\n")
+            text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        sys.stdout.write(text)
 
     def say(self, text: str) -> None:
         """What a person may like to know."""

@@ -12,6 +12,11 @@ from fakes.packages import make_package
 from packager.cli.app import main
 
 
+def python(*argv: str | Path, cache: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *map(str, argv)]
+    return subprocess.run(command, env=environment(cache), capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
 def test_what_is_no_port(tmp_path: Path, port, capsys) -> None:
     assert main(["serve", str(tmp_path), "--port", port]) == 2
@@ -36,13 +41,7 @@ def test_a_host_that_is_no_name(tmp_path: Path, capsys) -> None:
 
 def test_a_package_that_serves_itself_refuses_a_port_too(tmp_path: Path) -> None:
     package = make_package(tmp_path / "package", vendored=False)
-    done = subprocess.run(
-        [sys.executable, "-m", "packager.runtime", "serve", str(package), "--port", "65536"],
-        env=environment(tmp_path / "cache"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-m", "packager.runtime", "serve", package, "--port", "65536", cache=tmp_path / "cache")
     assert done.returncode == 2
     assert "error: 127.0.0.1:65536: cannot listen: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -50,13 +49,8 @@ def test_a_package_that_serves_itself_refuses_a_port_too(tmp_path: Path) -> None
 
 def test_a_python_without_the_server(tmp_path: Path) -> None:
     code = "import sys; sys.modules['uvicorn'] = None; from packager.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "serve", str(make_package(tmp_path / "package", vendored=False))],
-        env=environment(tmp_path / "cache"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    package = make_package(tmp_path / "package", vendored=False)
+    done = python("-c", code, "serve", package, cache=tmp_path / "cache")
     assert done.returncode == 1
     assert "serving needs the Python module 'uvicorn', which is not installed" in done.stderr
     assert "mend: pip install 'llm-packager[serve]'" in done.stderr
