@@ -20,7 +20,9 @@ def words(can=COMPILED_SAMPLING, room=100, ends=(2, 7), **asked):
 @pytest.mark.parametrize("form", [TensorrtLlmEngineSpec, TensorrtLlmSpec])
 def test_the_options_are_the_specs(form):
     """Name by name, with the same defaults."""
-    spec = form(kind=form.model_fields["kind"].annotation.__args__[0]).model_dump(exclude={"kind", "version", "built_for"})
+    spec = form(kind=form.model_fields["kind"].annotation.__args__[0]).model_dump(
+        exclude={"kind", "version", "built_for"}
+    )
     ours = TensorrtOptions()
     assert spec == {name: getattr(ours, name) for name in ours.__slots__}
 
