@@ -2,23 +2,22 @@
 
 A lock saves bandwidth: nine of ten racing processes wait for the one that fetches. Correctness does not lean on it.
 A part that others may be writing is never adopted: where the file system's locks do nothing, or where a journal
-was begun on another machine (shared volumes whose locks end at the machine), the claim is *private*: it writes a file
-of its own name, which nobody else opens.
+was begun out of their reach (on another machine, on volumes whose locks end there), the claim is *private*: it writes a
+file of its own name, which nobody else opens.
 """
 
 import errno
 import json
 import os
-import platform
 import secrets
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .flock import ALONE, AT_ONCE, lock
+from .flock import ALONE, AT_ONCE, excludes, lock, reach
 
-FORMAT = 1
+FORMAT = 2
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.EPERM)
 """What file systems answer that make no file without a name (open(2), O_TMPFILE), or give it none later: where there is
 no /proc, or no hard links."""
@@ -71,8 +70,8 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
             continue
         if (
             held
-            and _excludes(journal)
-            and _begun_here(descriptor, sha256, size)
+            and excludes(journal)
+            and _begun_in_reach(descriptor, sha256, size)
             and _is_ours(folder / f"{sha256}.part")
         ):
             return Claim(folder / f"{sha256}.part", journal, descriptor, private=False)
@@ -80,17 +79,9 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
         return private_claim(folder, sha256, size)
 
 
-def machine() -> str:
-    """What tells this machine, since it started, from every other: locks are trusted within it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return platform.node()
-
-
-def header(sha256: str, size: int) -> bytes:
-    """The first line of a journal."""
-    value = {"format": FORMAT, "sha256": sha256, "size": size, "machine": machine()}
+def header(sha256: str, size: int, descriptor: int) -> bytes:
+    """The first line of a journal, which is open, or is to be on the file system of what is."""
+    value = {"format": FORMAT, "sha256": sha256, "size": size, "locks": reach(descriptor)}
     return json.dumps(value).encode() + b"\n"
 
 
@@ -106,35 +97,25 @@ def private_claim(folder: Path, sha256: str, size: int) -> Claim:
 
 def _begin_journal(journal: Path, sha256: str, size: int) -> None:
     """Create the journal together with its first line, if there is none: nobody ever sees it without."""
-    head = header(sha256, size)
     with suppress(FileExistsError):
         try:
             descriptor = os.open(journal.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-            _write_and_close(descriptor, head, journal)
+            _write_and_close(descriptor, sha256, size, journal)
         except OSError as error:
             if error.errno not in _NO_NAMELESS:
                 raise
             # Whoever sees it half takes it for somebody else's, and makes a private claim.
             descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            _write_and_close(descriptor, head)
+            _write_and_close(descriptor, sha256, size)
 
 
-def _write_and_close(descriptor: int, data: bytes, name: Path | None = None) -> None:
-    """Write `data`; then give the file, which has none yet, its `name`."""
+def _write_and_close(descriptor: int, sha256: str, size: int, name: Path | None = None) -> None:
+    """Write the first line; then give the file, which has none yet, its `name`."""
     try:
-        os.write(descriptor, data)
+        os.write(descriptor, header(sha256, size, descriptor))
         if name is not None:
             # With a folder's descriptor, which an absolute path has no use for, Python follows the link at the source.
             os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
-    finally:
-        os.close(descriptor)
-
-
-def _excludes(journal: Path) -> bool:
-    """Whether a second lock on the journal, which is locked, is refused: some file systems grant every lock."""
-    descriptor = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        return lock(descriptor, ALONE | AT_ONCE) is False
     finally:
         os.close(descriptor)
 
@@ -149,8 +130,8 @@ def _still(path: Path, descriptor: int) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-def _begun_here(descriptor: int, sha256: str, size: int) -> bool:
-    expected = header(sha256, size)
+def _begun_in_reach(descriptor: int, sha256: str, size: int) -> bool:
+    expected = header(sha256, size, descriptor)
     return os.pread(descriptor, len(expected), 0) == expected
 
 

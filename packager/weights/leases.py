@@ -1,8 +1,9 @@
 """Leases: which files of the store a living process uses, so that `packager store prune` leaves them.
 
 A lease is a small file below `root/leases/`, locked for as long as its process lives: the kernel lets go of the lock
-however the process ends. It is taken before files are looked for, through a gate that is shut while files are
-removed: what is found after that stays.
+however the process ends. It says how far that lock reaches: who is beyond cannot tell whether its process lives, and
+takes it that it does. It is taken before files are looked for, through a gate that is shut while files are removed: what
+is found after that stays.
 """
 
 import json
@@ -19,8 +20,7 @@ from typing import BinaryIO
 from ..digest import sha256_hex
 from ..manifest import Manifest, WeightsManifest, decode
 from ..store import Store
-from .claim import machine
-from .flock import ALONE, AT_ONCE, SHARED, lock
+from .flock import ALONE, AT_ONCE, DISK, SHARED, excludes, lock, reach
 
 _READABLE = 0o644
 
@@ -29,13 +29,14 @@ _READABLE = 0o644
 class Lease:
     """What one process uses: `files` are names by hex sha256, None is all that the store has.
 
-    `machine` tells machines apart, `host` is what people call it, `since` is seconds since 1970.
+    `host` is what people call its machine, `locks` is how far its lock reaches (`flock.reach`), or empty where the file
+    system's locks do nothing, `since` is seconds since 1970.
     """
 
     holder: str
     pid: int
     host: str
-    machine: str
+    locks: str
     since: int
     files: Mapping[str, str] | None
 
@@ -60,7 +61,10 @@ class Leasing:
             try:
                 lock(file.fileno(), ALONE)
                 os.fchmod(file.fileno(), _READABLE)
-                file.write(json.dumps(asdict(self._lease())).encode())
+                locks = reach(file.fileno()) if excludes(temporary) else ""
+                file.write(json.dumps(asdict(self._lease(locks))).encode())
+                if locks != DISK:
+                    os.fsync(file.fileno())  # who shares the volume sees the name at once, and the bytes may come later
                 temporary.replace(final)  # nobody sees it before it is locked and whole
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -86,8 +90,8 @@ class Leasing:
                 path.unlink()
             file.close()
 
-    def _lease(self) -> Lease:
-        return Lease(self._holder, os.getpid(), platform.node(), machine(), int(time.time()), self._files)
+    def _lease(self, locks: str) -> Lease:
+        return Lease(self._holder, os.getpid(), platform.node(), locks, int(time.time()), self._files)
 
 
 @contextmanager
@@ -144,24 +148,25 @@ def gate(store: Store, *, shut: bool) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock on the file; also where its file system has no locks to tell."""
     with path.open("rb") as file:
-        return lock(file.fileno(), SHARED | AT_ONCE) is not True
+        return _is_locked(file)
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    return lock(file.fileno(), SHARED | AT_ONCE) is not True
 
 
 def _living(path: Path) -> Lease | None:
     try:
-        held = is_locked(path)
-        value = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            held, here = _is_locked(file), reach(file.fileno())
+            data = file.read()
     except FileNotFoundError:
         return None
-    except ValueError:
-        value = None
     try:
-        lease: Lease = decode(Lease, value)
-    except ValueError:  # of another version: whatever it names is used
-        lease = Lease("an unreadable lease", 0, "", machine(), 0, None)
-    # Locks of another machine may not be seen here. A machine that was started anew has its old name.
-    elsewhere = lease.machine != machine() and lease.host != platform.node()
-    return lease if held or elsewhere else None
+        lease: Lease = decode(Lease, json.loads(data))
+    except ValueError:  # of another version, or lost to a power cut, which disks have: whatever it names is used
+        lease = Lease("an unreadable lease", 0, "", DISK, 0, None)
+    return lease if held or lease.locks != here else None
 
 
 def _paths(store: Store) -> list[Path]:

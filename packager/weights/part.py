@@ -210,7 +210,7 @@ class Part:
             self._digests.clear()
             self._ready.clear()
             self._hasher, self._hashed = hashlib.sha256(), 0
-        start = len(header(self.file.sha256, self.file.size))
+        start = len(header(self.file.sha256, self.file.size, self._claim.descriptor))
         os.ftruncate(self._claim.descriptor, start)
 
     def publish(self, store: Store) -> StoredFile:

@@ -8,12 +8,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from fakes.machine import missing
 from fakes.sources import MemorySource, breaks_at, flip, locked
 
 from packager.errors import IntegrityError, LoadError, RangeError, TransferError
 from packager.store import Store
+from packager.weights import flock
 from packager.weights.chunks import PIECE, PIECES
-from packager.weights.claim import header, take_claim
+from packager.weights.claim import take_claim
 from packager.weights.fetch import FetchSettings, Wanted, disk_error, fetch_files
 from packager.weights.part import Part
 from packager.weights.watch import Watch
@@ -296,7 +298,7 @@ class TestAnEarlierAttempt:
         fetch_files(want(source), store, settings=QUICK)
         assert stored(store, BIG) == BIG
 
-    @pytest.mark.parametrize("head", [b"", b"{}\n", b"null\n", b"\xff\n", header("0" * 64, 5)])
+    @pytest.mark.parametrize("head", [b"", b"{}\n", b"null\n", b"\xff\n", b'{"sha256": "00", "size": 5}\n'])
     def test_a_journal_of_something_else_is_nobody_s(self, store, head):
         """It may be another machine's: what it says is compared and copied, and its part stays as it is."""
         self.leave(store, range(6))
@@ -312,11 +314,26 @@ class TestAnEarlierAttempt:
         self.leave(store, range(6))
         journal = next((store.root / "parts").glob("*.journal"))
         head, _, rest = journal.read_bytes().partition(b"\n")
-        journal.write_bytes(head.replace(b'"machine": "', b'"machine": "another-') + b"\n" + rest)
+        journal.write_bytes(head.replace(b'"locks": "', b'"locks": "another-') + b"\n" + rest)
         source = MemorySource({"a": BIG})
         assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 6 * PIECE
         assert stored(store, BIG) == BIG
         assert journal.exists()
+
+    def test_a_part_from_before_the_machine_was_started_anew_is_gone_on_with(self, store, monkeypatch):
+        """Not copied: that would take the room twice, let racing processes each fetch for itself, and keep nothing of
+        what comes for a third attempt."""
+        self.leave(store, range(6))
+        if b'"locks": "disk"' not in next((store.root / "parts").glob("*.journal")).read_bytes():
+            missing("temporary files lie on no disk of this machine alone")
+        monkeypatch.setattr(flock, "_kernel", lambda: "another")
+        claim = take_claim(store.root / "parts", locked("a", BIG).sha256, len(BIG))
+        assert claim is not None
+        assert not claim.private
+        claim.release(done=False)
+        source = MemorySource({"a": BIG})
+        assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 6 * PIECE
+        assert leftovers(store) == []
 
     def test_the_room_it_takes_is_counted(self, store):
         self.leave(store, range(21))

@@ -1,5 +1,6 @@
 """Leases: held by living processes alone, whatever ended the others; never taken while the gate is shut."""
 
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from fakes.stores import loading_package, write_weights
 
 from packager.manifest import read_manifest
 from packager.store import Store
+from packager.weights import flock
+from packager.weights.flock import DISK
 from packager.weights.leases import Leasing, clear_dead, gate, leased, living, names_of
 
 ROOT = Path(__file__).parents[3]
@@ -132,15 +135,38 @@ def test_none_is_taken_while_the_gate_is_shut(store):
     leasing.release()
 
 
-def test_a_lease_from_elsewhere_counts_though_its_lock_is_not_seen_here(store):
+def test_a_lease_counts_whose_lock_may_not_be_seen_here(store):
+    """Of a machine that shares the volume, whatever it is called: containers on many have one name."""
     with leased(store, "hello", {"aa": "a.bin"}):
         (name,) = files(store)
         value = json.loads((store.root / "leases" / name).read_bytes())
-    path = store.root / "leases" / "elsewhere.json"
-    path.write_text(json.dumps(value | {"machine": "another", "host": "another"}))
-    assert [lease.host for lease in living(store)] == ["another"]
-    path.write_text(json.dumps(value | {"machine": "before it was started anew"}))
+    path = store.root / "leases" / "left.json"
+    for beyond in (DISK, "another-kernel:41", ""):
+        if beyond != value["locks"]:
+            path.write_text(json.dumps(value | {"locks": beyond}))
+            assert [lease.host for lease in living(store)] == [value["host"]]
+            assert clear_dead(store) == 0
+    path.write_text(json.dumps(value | {"host": "another"}))
+    assert living(store) == (), "its lock would be seen: nobody has it any more"
+
+
+def test_where_locks_do_nothing_a_lease_counts_while_its_file_is_there(store, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with leased(store, "hello", {"aa": "a.bin"}):
+        assert [lease.holder for lease in living(store)] == ["hello"]
+        assert clear_dead(store) == 0
     assert living(store) == ()
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0", b'{"of": "a later version"}'])
+def test_a_lease_that_nobody_holds_and_nobody_can_read_ends_on_a_disk_alone(store, monkeypatch, data):
+    """A power cut leaves such. On a volume that machines share, it may be of one whose packager is another."""
+    with leased(store, "hello", None):
+        (lease,) = living(store)
+        (store.root / "leases" / "left.json").write_bytes(data)
+        assert len(living(store)) == (1 if lease.locks == DISK else 2)
+        monkeypatch.setattr(flock, "_DISKS", frozenset())
+        assert [one.files for one in living(store)] == [None, None]
 
 
 def test_a_held_lease_that_cannot_be_read_protects_everything(store):
