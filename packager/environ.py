@@ -98,7 +98,11 @@ HF_HOME = Variable(
 HF_HUB_DISABLE_IMPLICIT_TOKEN = Variable("HF_HUB_DISABLE_IMPLICIT_TOKEN", "`1` reads `hf://` without any token.")
 HF_TOKEN = Variable("HF_TOKEN", "Token for `hf://`: private repositories, and gated ones whose licence you accepted.")
 HF_TOKEN_PATH = Variable("HF_TOKEN_PATH", "File with that token, where `HF_TOKEN` is unset; default `$HF_HOME/token`.")
-LOG_LEVEL = Variable("PACKAGER_LOG_LEVEL", "Log level of the served package: debug, info (default), warning, error.")
+LOG_LEVEL = Variable(
+    "PACKAGER_LOG_LEVEL",
+    "Log level of the served package: debug, info (default), warning, error.",
+    words={level: level.upper() for level in ("debug", "info", "warning", "error")},
+)
 LOG_PROMPTS = Variable(
     "PACKAGER_LOG_PROMPTS", "`1` logs what is asked and answered; never logged by default.", words=_SWITCH
 )
@@ -161,6 +165,7 @@ ALL: tuple[Variable, ...] = (
     UV_FIND_LINKS,
     UV_INDEX,
     UV_INDEX_URL,
+    VERIFY,
     WEIGHTS_MIRRORS,
     XDG_CACHE_HOME,
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .environ import LOG_LEVEL, cache_root
+from .environ import cache_root
 from .errors import PackagerError
 from .manifest import Manifest, WeightsFile, read_manifest
 from .runtime.loading import Loading, following
@@ -83,10 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("package", type=Path, help="the package: the folder with model/manifest.json")
     parser.add_argument("--store", type=Path, help="the store's folder (default: PACKAGER_CACHE)")
     chosen = parser.parse_args(arguments)
-    log_to_stderr(LOG_LEVEL.get() or "info", everything=True)
-    loading = Loading()
-    store = Store(chosen.store or cache_root())
     try:
+        log_to_stderr(everything=True)
+        loading, store = Loading(), Store(chosen.store or cache_root())
         manifest = read_manifest(chosen.package)
         with following(loading):
             done = fetch_package(manifest, store, loading)

@@ -7,6 +7,8 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from ..environ import LOG_LEVEL
+
 LOG = logging.getLogger("packager.runtime")
 """One name, whatever name the package is imported under."""
 _ENCODER = json.JSONEncoder(default=str)
@@ -53,15 +55,16 @@ def _second(moment: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
-def log_to_stderr(level: str, *, everything: bool = False) -> None:
-    """Send our records to standard error as JSON lines. `level` is a name; an unknown one means info.
+def log_to_stderr(*, everything: bool = False) -> None:
+    """Send our records to standard error as JSON lines, from the level that PACKAGER_LOG_LEVEL names.
 
     With `everything`, for a process that is all ours, other libraries' warnings and errors go there as well.
+    Raises SettingError for what is no level, when errors are logged already.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     LOG.handlers[:] = [handler]
     LOG.propagate = False
-    LOG.setLevel(logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
     if everything:
         logging.getLogger().handlers[:] = [handler]
+    LOG.setLevel(LOG_LEVEL.get() or logging.INFO)

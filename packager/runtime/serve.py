@@ -19,7 +19,6 @@ from typing import Any, cast
 import uvicorn
 import uvloop
 
-from ..environ import LOG_LEVEL
 from ..errors import LoadError
 from ..store import Store
 from .load import open_package
@@ -39,9 +38,10 @@ def serve(package: Path, host: str = "127.0.0.1", port: int | None = None, store
     """Serve the package folder until a stop signal; gives the process's exit status.
 
     `port` None means the manifest's, 0 any free one (the log says which). Raises PackageError when the
-    folder is no package, LoadError when the API keys cannot be read or the address cannot be listened on.
+    folder is no package, LoadError when the API keys cannot be read or the address cannot be listened on,
+    SettingError for an environment variable that says nothing.
     """
-    log_to_stderr(LOG_LEVEL.get() or "info", everything=True)
+    log_to_stderr(everything=True)
     supervisor = open_package(package, store)
     config = server_config(supervisor, read_api_keys())
     listener = _listen(host, supervisor.manifest.serving.port if port is None else port)

@@ -253,6 +253,16 @@ class TestInTheContainer:
         assert str(tmp_path) in last["reason"]
         assert last["mend"]
 
+    @pytest.mark.parametrize("variable", ["PACKAGER_LOG_LEVEL", "PACKAGER_CACHE"])
+    def test_an_environment_that_says_nothing_is_one_line_too(self, run, tmp_path, source, variable):
+        (tmp_path / "bogus").symlink_to(tmp_path / "gone")
+        with run(loading_package(tmp_path / "package", source, vendored=True), **{variable: "bogus"}) as process:
+            _, err = process.communicate()
+        (line,) = [json.loads(line) for line in err.splitlines()]
+        assert (process.returncode, line["event"]) == (1, "failed")
+        assert line["reason"].startswith("PACKAGER_LOG_LEVEL: it is" if "LOG" in variable else "bogus: the folder")
+        assert line["mend"]
+
     def test_killed_it_goes_on_where_it_broke_off(self, run, store, tmp_path):
         """kill -9 in the midst of a file; the next run asks for the rest of it alone."""
         data = os.urandom(24 << 20)

@@ -38,6 +38,13 @@ def test_our_runner_says_why_it_cannot_begin(tmp_path):
     assert "this folder is not a package" in server.output()
 
 
+@pytest.mark.parametrize(("runner", "status"), [("packager", 2), ("bentoml", 1)])
+def test_what_is_no_log_level(runner, status, tmp_path):
+    with ProcessServer(make_package(tmp_path / "package"), runner, PACKAGER_LOG_LEVEL="verbose") as server:
+        assert server.wait_exit() == status
+    assert "PACKAGER_LOG_LEVEL: it is 'verbose', which says nothing to packager" in server.output()
+
+
 @pytest.mark.parametrize("runner", ["packager", "bentoml"])
 def test_llama_cpp(runner, tmp_path):
     weights = write_tiny_gguf(tmp_path / "tiny.gguf")

@@ -20,7 +20,13 @@ def test_switch(value, means):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [(environ.OFFLINE, "ture"), (environ.OFFLINE, "2"), (environ.VERIFY, "1"), (environ.LOG_PROMPTS, "all")],
+    [
+        (environ.OFFLINE, "ture"),
+        (environ.OFFLINE, "2"),
+        (environ.VERIFY, "1"),
+        (environ.LOG_PROMPTS, "all"),
+        (environ.LOG_LEVEL, "bogus"),
+    ],
 )
 def test_a_word_that_says_nothing_is_refused(variable, value):
     with pytest.raises(SettingError) as caught:
@@ -66,6 +72,13 @@ def test_a_user_without_a_home_is_asked_for_the_folder():
     assert done.stdout == "None\n"
     assert "SettingError: PACKAGER_CACHE: nothing says where the stores are: this user has no home" in done.stderr
     assert environ.home({"HOME": "/home/ada"}) == Path("/home/ada")
+
+
+def test_every_variable_is_told_of():
+    """The page of environment variables is made from ALL."""
+    declared = {value.name for value in vars(environ).values() if isinstance(value, environ.Variable)}
+    assert {variable.name for variable in environ.ALL} == declared
+    assert len(environ.ALL) == len(declared)
 
 
 def test_any_value_where_no_words_are_told():

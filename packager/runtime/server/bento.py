@@ -34,19 +34,21 @@ It keeps a timer for each request this long, so a day would cost memory."""
 def make_service(package: Path) -> Any:
     """The BentoML service for the package folder.
 
-    Raises PackageError when it is none, LoadError when the API keys cannot be read.
+    Raises PackageError when it is none, LoadError when the API keys cannot be read, SettingError for an environment
+    variable that says nothing.
 
     One worker: the engine has one owner. No concurrency limit of BentoML's: it knows no queue and
     answers without Retry-After.
     """
     supervisor = open_package(package)
     manifest = supervisor.manifest
+    LOG_LEVEL.get()  # refused here: BentoML starts a worker that fails at its start again and again
 
     @bentoml.asgi_app(create_app(supervisor, manifest, read_api_keys()), path="/")
     class PackagedModel:
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
-            log_to_stderr(LOG_LEVEL.get() or "info")
+            log_to_stderr()
             quiet_broken_streams()
             allow_many_files()
             supervisor.start()

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ...environ import LOG_LEVEL
 from ...errors import PackagerError, RequestError, UnavailableError
 from ..generation import Generation
 from ..inputs import new_id
@@ -63,9 +62,9 @@ class PackagedModel:
         unname_region()
         # The stub starts Python without any locale: engines that open files without an encoding would read ASCII.
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-        log_to_stderr(LOG_LEVEL.get() or "info")
         self._thread.start()
         try:
+            log_to_stderr()
             asyncio.run_coroutine_threadsafe(self._load(), self._loop).result()
         except PackagerError as error:
             self._end()

@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import numpy as np
 
-from ...environ import LOG_LEVEL
 from ...errors import PackagerError, RequestError
 from ..engines.converted import read_tokenizer
 from ..engines.decode import Detokenizer
@@ -101,8 +100,8 @@ class Bls:
         self._results = tuple(one["name"] for one in config["output"] if one["name"] != "text_output")
         self._engine = values["tensorrt_llm_model_name"]
         self._whole = values["accumulate_tokens"] == "true"
-        log_to_stderr(LOG_LEVEL.get() or "info")
         try:
+            log_to_stderr()
             tokenizer = read_tokenizer(Path(values["tokenizer_dir"]) / "tokenizer.json", _MEND)
         except PackagerError as error:
             raise self._backend.TritonModelException(said(error)) from error

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...environ import LOG_LEVEL, cache_root
+from ...environ import cache_root
 from ...errors import LoadError, PackagerError
 from ...manifest import MANIFEST_PATH, Manifest, read_manifest
 from ...store import Store
@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("package", type=Path, help="the package: the folder with model/manifest.json")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="tritonserver and its options")
     chosen = parser.parse_args(arguments)
-    log_to_stderr(LOG_LEVEL.get() or "info", everything=True)
     # The first process of a container has no default action for it; what was loaded so far stays.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     try:
+        log_to_stderr(everything=True)
         command = prepare(chosen.package.absolute(), chosen.command)
         event("starting", command=" ".join(command))
         become(command)

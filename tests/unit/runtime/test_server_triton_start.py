@@ -176,6 +176,9 @@ class TestStart:
         said = self.failure(start(PACKAGER_API_KEYS="a" * 20))
         assert "PACKAGER_API_KEYS is set, and Triton checks no API keys" in said["reason"]
 
+    def test_what_is_no_log_level(self, start):
+        assert "PACKAGER_LOG_LEVEL: it is 'bogus'" in self.failure(start(PACKAGER_LOG_LEVEL="bogus"))["reason"]
+
     def test_a_base_without_triton(self, start):
         said = self.failure(start(program=False))
         assert "tritonserver cannot be started" in said["reason"]
