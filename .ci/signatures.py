@@ -84,6 +84,7 @@ def used(engine: str) -> Iterator[Call]:
     from packager.runtime.engine import EngineSetup, SamplingParams
     from packager.runtime.engines import lmdeploy_options as lmdeploy
     from packager.runtime.engines import tensorrt_llm_options as tensorrt
+    from packager.weights.compiled import Limits
 
     for path in adapter(engine):
         yield from calls(path, engine)
@@ -95,7 +96,7 @@ def used(engine: str) -> Iterator[Call]:
         return
     where, options = "tensorrt_llm_options.py", tensorrt.TensorrtOptions()
     both = tensorrt.llm_arguments(setup, options)
-    yield Call(where, "_TrtLLM", frozenset(both))
+    yield Call(where, "_TrtLLM", frozenset(both | tensorrt.compiled_arguments(Limits(1, 1, 1, 1, 1))))
     yield Call(where, "LLM", frozenset(both | tensorrt.pytorch_arguments(64)))
     yield Call(where, "KvCacheConfig", frozenset(tensorrt.cache_arguments(options)))
     asked = SamplingParams(8, 0.5, 0.5, 5, 0.1, 3, 0.5, 0.5, 1.1)

@@ -31,13 +31,15 @@ _PROSE = ".md"
 class Told:
     """What neither the folder nor the machine says. `memory_mib` is what a GPU must have, where less is enough.
 
-    `tokenizer_sha256` is of the tokenizer from elsewhere that a folder without one will have beside it.
+    `tokenizer_sha256` is of the tokenizer from elsewhere that a folder without one will have beside it. `max_input_len` is
+    how many tokens a prompt may have, where that is fewer than the engine takes.
     """
 
     memory_mib: int | None = None
     image: str | None = None
     source_model: SourceModel | None = None
     tokenizer_sha256: str | None = None
+    max_input_len: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,14 @@ def describe(found: CompiledFolder, machine: Machine, told: Told, stage: Callabl
         driver=machine.driver,
         os=machine.os,
     )
-    build = describe_build(config, compiler, files)
-    tokenizer = build.tokenizer_sha256 or told.tokenizer_sha256
-    return replace(build, image=told.image, source_model=told.source_model, tokenizer_sha256=tokenizer)
+    build, takes = describe_build(config, compiler, files), config.limits.max_input_len
+    return replace(
+        build,
+        image=told.image,
+        source_model=told.source_model,
+        tokenizer_sha256=build.tokenizer_sha256 or told.tokenizer_sha256,
+        limits=replace(config.limits, max_input_len=min(told.max_input_len or takes, takes)),
+    )
 
 
 def write_description(folder: Path, build: EngineBuild, *, force: bool) -> Path:
@@ -118,6 +125,7 @@ def _with_earlier(told: Told, path: Path, files: Mapping[str, BuiltFile]) -> Tol
         image=told.image or earlier.image,
         source_model=told.source_model or earlier.source_model,
         tokenizer_sha256=told.tokenizer_sha256 or earlier.tokenizer_sha256,
+        max_input_len=told.max_input_len or earlier.limits.max_input_len,
     )
 
 

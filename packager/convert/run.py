@@ -54,7 +54,12 @@ def convert(plan: ConvertPlan, file: SpecFile, told: Told, tools: Tools, watch: 
             origin += f" + {_name(adapter)}@{_revision(adapter)}"
             folder = _merged(plan, folder, _fetched(adapter, tools, watch), work, tools)
         engine = _compiled(plan, folder, work, output, tools)
-        told = replace(told, source_model=SourceModel(origin, _revision(model)), tokenizer_sha256=tokenizer)
+        told = replace(
+            told,
+            source_model=SourceModel(origin, _revision(model)),
+            tokenizer_sha256=tokenizer,
+            max_input_len=plan.build.limits.max_input_len,
+        )
         build = describe(look(engine), machine, told, lambda title, _: tools.stage(title))
         write_description(engine, build, force=False)
         _sync(engine)

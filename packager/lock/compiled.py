@@ -6,7 +6,7 @@ no digest of the lock's.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..errors import Problem, SpecError
@@ -33,6 +33,8 @@ _UNKNOWN = "0" * 64
 """The sha256 of a file that is hashed later: it is not compared before."""
 _OS = "linux-x86_64"
 """Where NVIDIA's images of TensorRT-LLM up to 1.2.1 with compiled engines run, as engine.json says it."""
+_SHORTER = "limits.max_input_len"
+"""What a description may have less of than the engine takes: a conversion asked for it, or an older packager wrote it."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -125,7 +127,7 @@ def read_config(data: bytes) -> EngineConfig:
         config = json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    split, built = "pretrained_config.mapping", "build_config"
+    split = "pretrained_config.mapping"
     quantization = "pretrained_config.quantization"
     return EngineConfig(
         tensorrt_llm=_text(config, "version"),
@@ -135,18 +137,25 @@ def read_config(data: bytes) -> EngineConfig:
             pp=_count(config, f"{split}.pp_size"),
             cp=_count(config, f"{split}.cp_size", default=1),  # not in versions before context parallelism
         ),
-        limits=Limits(
-            max_batch_size=_count(config, f"{built}.max_batch_size"),
-            max_input_len=_count(config, f"{built}.max_input_len"),
-            max_seq_len=_count(config, f"{built}.max_seq_len"),
-            max_num_tokens=_count(config, f"{built}.max_num_tokens"),
-            max_beam_width=_count(config, f"{built}.max_beam_width"),
-        ),
+        limits=_limits(config),
         dtype=_text(config, "pretrained_config.dtype"),
         quant_algo=_algorithm(config, f"{quantization}.quant_algo"),
         kv_cache_quant_algo=_algorithm(config, f"{quantization}.kv_cache_quant_algo"),
-        lora=bool(_at(config, f"{built}.plugin_config.lora_plugin")),
+        lora=bool(_at(config, "build_config.plugin_config.lora_plugin")),
     )
+
+
+def _limits(config: Any) -> Limits:
+    """What the engine takes: its `max_input_len` counts where inputs are padded, or attention is not fused, alone.
+
+    Otherwise TensorRT-LLM says that it ignores it (builder.py _init_max_seq_len; trtGptModel.h), and `trtllm-build` leaves
+    its default of 1024 there, whatever the engine takes.
+    """
+    limits = Limits(**{one.name: _count(config, f"build_config.{one.name}") for one in fields(Limits)})
+    if all(_at(config, f"build_config.plugin_config.{name}") for name in ("remove_input_padding", "context_fmha")):
+        most = min(limits.max_seq_len, limits.max_num_tokens)
+        return replace(limits, max_input_len=max(limits.max_input_len, most))
+    return limits
 
 
 def _described(source: Source, files: Mapping[str, SourceFile], where: str, built_for: BuiltForSpec) -> EngineBuild:
@@ -203,7 +212,7 @@ def _contradictions(build: EngineBuild, source: Source, file: SourceFile, where:
     mend = "the two files are of different engines: describe the one that is here, where it was compiled"
     said = _flat(asdict(build))
     for place, value in _flat(asdict(config)).items():
-        if said[place] != value:
+        if said[place] != value and not (place == _SHORTER and said[place] < value):
             ours, theirs = json.dumps(said[place]), json.dumps(value)
             yield Problem(f"{FILE} says {place} {ours}, and {CONFIG} says {theirs}", where, mend)
 

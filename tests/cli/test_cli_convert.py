@@ -125,7 +125,7 @@ def errors(done: "subprocess.CompletedProcess[str]") -> list[str]:
 
 
 def test_from_a_model_on_the_hub_to_an_engine_that_a_spec_can_lock(machine, tmp_path):
-    machine.spec(quantization="int8", conversion="  max_seq_len: 128")
+    machine.spec(quantization="int8", conversion="  max_seq_len: 128\n  max_input_len: 100")
     done = machine.convert("--image", f"{IMAGE}@sha256:{'0' * 64}")
     assert done.returncode == 0, done.stderr
     engine, model = tmp_path / "engine", tmp_path / "model"
@@ -136,7 +136,7 @@ def test_from_a_model_on_the_hub_to_an_engine_that_a_spec_can_lock(machine, tmp_
     limits = build.limits
     assert (limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_num_tokens) == (
         16,
-        128,
+        100,
         128,
         2048,
     )

@@ -94,7 +94,10 @@ def test_what_is_not_said_again_stays_while_the_files_do(tmp_path, here):
     folder = write_engine(tmp_path / "engine")
     (folder / "tokenizer.json").unlink()
     assert here("engine", "--image", "example/trt:1", "--source-model", "org/model@abc").returncode == 0
-    first = replace(written(folder), tokenizer_sha256="b" * 64)  # as of a conversion with `weights.tokenizer`
+    first = written(folder)
+    assert first.limits.max_input_len == 4096
+    # As of a conversion with `weights.tokenizer` and `max_input_len`.
+    first = replace(first, tokenizer_sha256="b" * 64, limits=replace(first.limits, max_input_len=3000))
     (folder / "engine.json").write_bytes(first.to_bytes())
     assert here("engine").returncode == 0
     assert here("engine", "--gpu-memory", "20000", "--force").returncode == 0

@@ -39,7 +39,12 @@ def config(world_size: int = 1, **changed: Any) -> dict[str, Any]:
             "max_num_tokens": 8192,
             "kv_cache_type": "PAGED",
             "strongly_typed": True,
-            "plugin_config": {"gemm_plugin": "auto", "lora_plugin": None},
+            "plugin_config": {
+                "gemm_plugin": "auto",
+                "lora_plugin": None,
+                "context_fmha": True,
+                "remove_input_padding": True,
+            },
             "lora_config": {"lora_dir": []},
         },
     }

@@ -13,7 +13,13 @@ from ...errors import LoadError
 from ...weights.compiled import FILE, EngineBuild, parse_build, read_build
 from .tensorrt_llm_base import TensorrtLlmBase
 from .tensorrt_llm_folder import Words, read_words
-from .tensorrt_llm_options import COMPILED_SAMPLING, cache_arguments, compiled_context, llm_arguments
+from .tensorrt_llm_options import (
+    COMPILED_SAMPLING,
+    cache_arguments,
+    compiled_arguments,
+    compiled_context,
+    llm_arguments,
+)
 
 
 class TensorrtLlmEngine(TensorrtLlmBase):
@@ -29,7 +35,9 @@ class TensorrtLlmEngine(TensorrtLlmBase):
         longest = min(build.limits.max_input_len, build.limits.max_num_tokens)
         words = read_words(folder, self.setup.chat_template, context, longest)
         cache = KvCacheConfig(**cache_arguments(self.options))
-        return LLM(**llm_arguments(self.setup, self.options), kv_cache_config=cache), words
+        return LLM(
+            **llm_arguments(self.setup, self.options), **compiled_arguments(build.limits), kv_cache_config=cache
+        ), words
 
     def _build(self, folder: Path) -> EngineBuild:
         """As the manifest has it: an engine that the spec describes has no file of it."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import LoadError, RequestError
-from ...weights.compiled import EngineBuild
+from ...weights.compiled import EngineBuild, Limits
 from ..engine import SAMPLING, EngineSetup, SamplingParams
 
 COMPILED_SAMPLING = SAMPLING - {"logprobs"}
@@ -30,15 +30,22 @@ class TensorrtOptions:
 
 
 def llm_arguments(setup: EngineSetup, options: TensorrtOptions) -> dict[str, Any]:
-    """The keywords that both kinds of LLM take, but the KvCacheConfig."""
-    folder = str(setup.weights)
+    """The keywords that both kinds of LLM take, but the KvCacheConfig.
+
+    No tokenizer: LLM needs none for tokens, and opens the one beside the weights where it can. One that is named it must
+    open, which fails where a newer transformers than its own has saved it.
+    """
     return {
-        "model": folder,
-        "tokenizer": folder,
+        "model": str(setup.weights),
         "tensor_parallel_size": options.tensor_parallel,
         "pipeline_parallel_size": options.pipeline_parallel,
         "max_batch_size": setup.slots,
     }
+
+
+def compiled_arguments(limits: Limits) -> dict[str, Any]:
+    """What the LLM of compiled engines takes beside them: its own default would read 8192 tokens in a step at most."""
+    return {"max_num_tokens": limits.max_num_tokens}
 
 
 def pytorch_arguments(context: int) -> dict[str, Any]:

@@ -151,7 +151,29 @@ def test_what_config_json_says():
     found = read_config(json.dumps(config(4, pretrained_config__quantization__quant_algo="W8A16")).encode())
     assert (found.tensorrt_llm, found.dtype, found.quant_algo, found.lora) == ("1.2.1", "bfloat16", "W8A16", False)
     assert found.mapping == Parallel(4, 4, 1, 1)
-    assert found.limits == Limits(16, 2048, 4096, 8192, 1)
+    assert found.limits == Limits(16, 4096, 4096, 8192, 1)
+
+
+def test_how_long_a_prompt_an_engine_takes():
+    """trtllm-build writes its default of 1024 where nobody chose, and says that it ignores it (builder.py
+    _init_max_seq_len): packed inputs are as long as a step, but for engines without fused attention."""
+
+    def longest(**changed):
+        return read_config(json.dumps(config(**changed)).encode()).limits.max_input_len
+
+    assert longest(build_config__max_input_len=1024) == 4096
+    assert longest(build_config__max_input_len=1024, build_config__max_num_tokens=3000) == 3000
+    assert longest(build_config__plugin_config__context_fmha=False) == 2048
+    assert longest(build_config__plugin_config__remove_input_padding=False) == 2048
+
+
+def test_a_description_may_say_that_prompts_are_shorter(tmp_path):
+    write_engine(tmp_path)
+    for most in (1024, 4096):
+        describe(tmp_path, limits__max_input_len=most)
+        assert lock(tmp_path)["limits"]["max_input_len"] == most
+    describe(tmp_path, limits__max_input_len=4097)
+    assert refused(tmp_path) == ["engine.json says limits.max_input_len 4097, and config.json says 4096"]
 
 
 @pytest.mark.parametrize("lora", ["auto", "float16"])
@@ -209,6 +231,7 @@ class TestBuiltFor:
         own = describe(tmp_path) | {"driver_build": "580.95.05", "cuda": "13.0", "image": None, "source_model": None}
         own["gpu"] |= {"name": "NVIDIA A100-SXM4-40GB", "memory_mib": 40960, "count": world_size}
         own["tokenizer_sha256"] = own["files"]["tokenizer.json"]["sha256"]
+        own["limits"]["max_input_len"] = 4096  # what the engine takes
         del own["files"]["README.md"]
         assert found == own
 

@@ -75,7 +75,7 @@ class _TrtLLM(Compiled):
         built = asdict(limits) | {
             "max_seq_len": longest,
             "kv_cache_type": "PAGED",
-            "plugin_config": {"lora_plugin": None},
+            "plugin_config": {"lora_plugin": None, "context_fmha": True, "remove_input_padding": True},
         }
         built["max_num_tokens"] = min(limits.max_num_tokens, longest * limits.max_batch_size)
         value = {

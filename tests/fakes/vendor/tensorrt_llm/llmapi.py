@@ -124,6 +124,7 @@ class RequestOutput:
             self._executor.running.add(self.request_id)
             self._executor.begun.notify_all()
         try:
+            self._executor.enqueue(self.prompt_token_ids)
             for place, next_one in enumerate(answer):
                 await self._executor.step(len(written))
                 if self._aborted:
@@ -233,6 +234,9 @@ class BaseLLM:
     def check(self, ids: list[int], params: SamplingParams) -> None:
         """`_check_arguments`."""
 
+    def enqueue(self, ids: list[int]) -> None:
+        """What the executor makes sure of, in C++: trtGptModel.h and llmRequest.h."""
+
     def draws(self, params: SamplingParams) -> Random:
         """The numbers that a request draws: the seed that none gave is 0, for all of them."""
         return Random(params.seed or 0)
@@ -268,6 +272,12 @@ class _TrtLLM(BaseLLM):
         longest = json.loads((self.model / "config.json").read_text())["build_config"]["max_seq_len"]
         if len(ids) + params.max_tokens > longest:
             raise ValueError(f"The sum of prompt length ({len(ids)}) should not exceed max_seq_len ({longest})")
+
+    def enqueue(self, ids: list[int]) -> None:
+        built = json.loads((self.model / "config.json").read_text())["build_config"]
+        most = min(built["max_seq_len"] - 1, built["max_num_tokens"], self.kwargs.get("max_num_tokens", 8192))
+        if len(ids) > most:
+            raise RequestError(f"Prompt length ({len(ids)}) exceeds maximum input length ({most}).")
 
 
 class LLM(BaseLLM):

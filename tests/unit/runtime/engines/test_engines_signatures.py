@@ -139,7 +139,7 @@ STANDS_FOR = {
     "SamplingParams": "SamplingParams",
 }
 """Classes of TensorRT-LLM's stand-in, and what they are in the record."""
-OWN = {"BaseLLM": "check draws step running_are", "RequestOutput": "__init__", "SamplingParams": "greedy"}
+OWN = {"BaseLLM": "check draws enqueue step running_are", "RequestOutput": "__init__", "SamplingParams": "greedy"}
 """What is the stand-in's alone: it is no part of what the adapters use."""
 
 

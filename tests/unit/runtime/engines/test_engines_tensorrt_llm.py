@@ -213,6 +213,31 @@ async def test_a_prompt_of_a_compiled_engine_is_read_in_one_step(folder):
     await engine.stop()
 
 
+async def test_a_compiled_engine_reads_as_many_tokens_in_a_step_as_it_was_compiled_for(folder, library):
+    """Unless told, 1.2's LLM has 8192 read at most, and refuses longer prompts (llm_args.py, trtGptModel.h)."""
+    config = json.loads((folder / "config.json").read_text())
+    config["build_config"] |= {"max_seq_len": 16384, "max_input_len": 16000, "max_num_tokens": 16000}
+    (folder / "config.json").write_text(json.dumps(config))
+    described = compiled.description()
+    described["limits"] |= {"max_seq_len": 16384, "max_input_len": 16000, "max_num_tokens": 16000}
+    (folder / "engine.json").write_text(json.dumps(described))
+    engine = open_engine("tensorrt_llm_engine", make_setup(folder))
+    await engine.start()
+    assert (await collect(engine, asks("word " * 10000, max_tokens=1)))[-1].finish_reason == "length"
+    await engine.stop()
+
+
+async def test_a_tokenizer_that_the_library_cannot_open(started, library):
+    """Texts become tokens here: what transformers 5 has saved ("TokenizersBackend") the images' 4.57 does not know.
+
+    A tokenizer that LLM is given by name it must open; one that lies with the weights it tries to (llmapi/tokenizer.py
+    tokenizer_factory, load_hf_tokenizer of 1.2).
+    """
+    engine, _, llm = started
+    assert llm.tokenizer is None
+    assert text_of(await collect(engine, asks())) == PROMPT
+
+
 async def test_what_the_library_refuses(started):
     engine, _, llm = started
 
@@ -231,9 +256,9 @@ async def test_how_the_compiled_engine_is_loaded(folder, library):
     facts = await engine.start()
     llm = library.BaseLLM.latest
     assert type(llm).__name__ == "_TrtLLM"
-    assert (llm.model, llm.tokenizer, llm.tensor_parallel_size) == (folder, str(folder), 1)
+    assert (llm.model, llm.tensor_parallel_size) == (folder, 1)
     cache = llm.kwargs.pop("kv_cache_config")
-    assert llm.kwargs == {"pipeline_parallel_size": 1, "max_batch_size": 7}
+    assert llm.kwargs == {"pipeline_parallel_size": 1, "max_batch_size": 7, "max_num_tokens": 8192}
     assert (cache.enable_block_reuse, cache.free_gpu_memory_fraction, cache.dtype) == (False, 0.5, "auto")
     assert facts.context_length == 100
     assert "seed" in facts.features.sampling
