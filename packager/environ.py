@@ -87,7 +87,7 @@ DOCKER_CONFIG = Variable(
 DOCKER_HOST = Variable(
     "DOCKER_HOST", "The Docker Engine that images are loaded into; default the socket of this machine."
 )
-# The five as huggingface_hub reads them; the container reads them without it.
+# The six as huggingface_hub reads them; the container reads them without it.
 HF_ENDPOINT = Variable(
     "HF_ENDPOINT", "The hub, or the mirror of it, that `hf://` means; default `https://huggingface.co`."
 )
@@ -98,6 +98,7 @@ HF_HOME = Variable(
 HF_HUB_DISABLE_IMPLICIT_TOKEN = Variable("HF_HUB_DISABLE_IMPLICIT_TOKEN", "`1` reads `hf://` without any token.")
 HF_TOKEN = Variable("HF_TOKEN", "Token for `hf://`: private repositories, and gated ones whose licence you accepted.")
 HF_TOKEN_PATH = Variable("HF_TOKEN_PATH", "File with that token, where `HF_TOKEN` is unset; default `$HF_HOME/token`.")
+HUGGING_FACE_HUB_TOKEN = Variable("HUGGING_FACE_HUB_TOKEN", "The older name of `HF_TOKEN`.")
 LOG_LEVEL = Variable(
     "PACKAGER_LOG_LEVEL",
     "Log level of the served package: debug, info (default), warning, error.",
@@ -153,6 +154,7 @@ ALL: tuple[Variable, ...] = (
     HF_HUB_DISABLE_IMPLICIT_TOKEN,
     HF_TOKEN,
     HF_TOKEN_PATH,
+    HUGGING_FACE_HUB_TOKEN,
     LOG_LEVEL,
     LOG_PROMPTS,
     NETRC,

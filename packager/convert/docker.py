@@ -14,7 +14,7 @@ from .plan import ConvertPlan, conversion_of
 
 _OWN = "/packager"
 """An environment above the image's: what packager needs must not replace what TensorRT-LLM needs (huggingface_hub)."""
-_SETTINGS = (environ.WEIGHTS_MIRRORS, environ.HF_ENDPOINT, environ.HF_TOKEN)
+_SETTINGS = (environ.WEIGHTS_MIRRORS, environ.HF_ENDPOINT, environ.HF_TOKEN, environ.HUGGING_FACE_HUB_TOKEN)
 _S3 = (
     environ.AWS_ACCESS_KEY_ID,
     environ.AWS_SECRET_ACCESS_KEY,

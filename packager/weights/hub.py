@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from ..environ import HF_ENDPOINT, HF_HOME, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_TOKEN, HF_TOKEN_PATH, XDG_CACHE_HOME
+from ..environ import (
+    HF_ENDPOINT,
+    HF_HOME,
+    HF_HUB_DISABLE_IMPLICIT_TOKEN,
+    HF_TOKEN,
+    HF_TOKEN_PATH,
+    HUGGING_FACE_HUB_TOKEN,
+    XDG_CACHE_HOME,
+)
 from ..errors import LoadError, OfflineError, TransferError
 from .http import HttpReader, Place
 from .http_answer import refused
@@ -188,14 +196,15 @@ def _endpoint() -> str:
 
 
 def _token() -> str:
-    """What proves to the hub who asks, or an empty string: HF_TOKEN, else what `hf auth login` wrote.
+    """What proves to the hub who asks, or an empty string: HF_TOKEN or its older name, else what `hf auth login` wrote.
 
     In the order of huggingface_hub (utils/_auth.py, constants.py), less what needs it to be there: keyless sign-in
     of CI services, and renewing a login. Raises LoadError.
     """
     if HF_HUB_DISABLE_IMPLICIT_TOKEN.get().upper() in ("1", "ON", "YES", "TRUE"):
         return ""
-    origin, token = HF_TOKEN.name, HF_TOKEN.get().strip()
+    variable = HF_TOKEN if HF_TOKEN.get() else HUGGING_FACE_HUB_TOKEN
+    origin, token = variable.name, variable.get().strip()
     if not token:
         home = HF_HOME.get() or f"{XDG_CACHE_HOME.get() or '~/.cache'}/huggingface"
         origin = os.path.expandvars(HF_TOKEN_PATH.get() or f"{home}/token")

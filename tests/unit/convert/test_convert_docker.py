@@ -50,7 +50,8 @@ def values(command: list[str], option: str) -> list[str]:
 def test_paths_mean_inside_what_they_mean_outside(command, tmp_path):
     run = command()
     assert values(run, "-v") == [f"{tmp_path}:{tmp_path}:ro", "/store:/store", "/engines:/engines"]
-    assert values(run, "-e") == ["PACKAGER_CACHE=/store", "PACKAGER_WEIGHTS_MIRRORS", "HF_ENDPOINT", "HF_TOKEN"]
+    hub = ["HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+    assert values(run, "-e") == ["PACKAGER_CACHE=/store", "PACKAGER_WEIGHTS_MIRRORS", *hub]
     assert values(run, "--gpus") == ["2"]
     *_, image, shell, option, script = run
     assert (image, shell, option) == ("registry.example.com/trt:1", "bash", "-c")

@@ -24,8 +24,9 @@ FILES = {"config.json": b"{}", "model.safetensors": BIG, "sub/deep/tokenizer.jso
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    for name in [name for name in os.environ if name.startswith("HF_TOKEN")] + ["HF_HUB_DISABLE_IMPLICIT_TOKEN"]:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("HF_TOKEN", "HUGGING_FACE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     with Hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -262,6 +263,7 @@ LOGGED_IN = {
     "HF_TOKEN": "",
     "HF_TOKEN_PATH": "",
     "HF_HOME": "",
+    "HUGGING_FACE_HUB_TOKEN": "",
     "XDG_CACHE_HOME": "",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "",
 }
@@ -275,6 +277,9 @@ LOGGED_IN = {
         ({"HF_HOME": "$HOME/hf", "XDG_CACHE_HOME": "{home}/xdg"}, "hf"),
         ({"HF_TOKEN_PATH": "~/secrets/hub", "HF_HOME": "$HOME/hf"}, "path"),
         ({"HF_TOKEN": " environment\n", "HF_TOKEN_PATH": "~/secrets/hub"}, "environment"),
+        ({"HUGGING_FACE_HUB_TOKEN": "older", "HF_TOKEN_PATH": "~/secrets/hub"}, "older"),
+        ({"HF_TOKEN": "newer", "HUGGING_FACE_HUB_TOKEN": "older"}, "newer"),
+        ({"HF_TOKEN": " ", "HUGGING_FACE_HUB_TOKEN": "older"}, "cache"),
         ({"HF_TOKEN": "environment", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "true"}, None),
         ({"HF_TOKEN_PATH": "~/nothing", "HF_HOME": "$HOME/hf"}, None),
     ],
