@@ -204,8 +204,7 @@ def _modules(source: Source, listed: Sequence[SourceFile], chosen: Sequence[Sour
 
 def _named(data: bytes) -> list[str]:
     with suppress(ValueError, RecursionError):  # `_own_code` says what is no JSON
-        value = json.loads(data)
-        return sorted(code_files(value.get("auto_map"))) if isinstance(value, dict) else []
+        return sorted(code_files(json.loads(data)))
     return []
 
 

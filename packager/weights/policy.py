@@ -18,12 +18,10 @@ from typing import Any, Protocol
 from ..errors import Problem
 from .source import SourceFile
 
-_PROCESSOR = "processor_config.json"
-"""It may have the configurations of image processor, video processor and the like within (transformers 5)."""
 CONFIGURATIONS = (
     "config.json",
     "preprocessor_config.json",
-    _PROCESSOR,
+    "processor_config.json",
     "tokenizer_config.json",
     "video_preprocessor_config.json",
 )
@@ -172,17 +170,15 @@ def refuse_pickle(path: str, start: bytes, *, where: str) -> tuple[Problem, ...]
 def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[str] = ()) -> tuple[Problem, ...]:
     """Problems with the code that the configuration `path`, which holds `data`, names in its `auto_map`.
 
-    https://huggingface.co/docs/transformers/custom_models: `{"AutoModel": "module.Class"}`, a list of two
-    for tokenizers, `owner/repository--module.Class` for code that lies elsewhere.
+    Or within: a model's parts have configurations in the model's own (`text_config`, `image_processor`), and engines look
+    for code there too (auto_factory.py of transformers; vLLM, CVE-2025-66448).
     """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         return (Problem(f"{path} is not JSON: {error}", where, "restore the file"),)
-    within = value.values() if path == _PROCESSOR and isinstance(value, dict) else ()
-    named = [one.get("auto_map") for one in (value, *within) if isinstance(one, dict)]
     problems = []
-    for code in sorted(code_files(named)):
+    for code in sorted(code_files(value)):
         if "--" in code:
             mend = "copy that code into the weights' folder and name it without `--`, or remove `auto_map`"
             problems.append(Problem(f"{path} names code of another repository: {code}", where, mend))
@@ -195,15 +191,21 @@ def refuse_own_code(path: str, data: bytes, *, where: str, trusted: Collection[s
     return tuple(problems)
 
 
-def code_files(auto_map: Any) -> set[str]:
-    """The files that hold the classes of an `auto_map`, which has them by kind, or by kind and backend, or in lists."""
-    found, left = set(), [auto_map]
+def code_files(configuration: Any) -> set[str]:
+    """The files that hold the classes which a decoded configuration names in an `auto_map`, however deep that stands.
+
+    https://huggingface.co/docs/transformers/custom_models: `{"AutoModel": "module.Class"}`, a list of two for tokenizers,
+    by backend for image processors, `owner/repository--module.Class` for code that lies elsewhere.
+    """
+    found, left = set(), [(configuration, False)]
     while left:
-        value = left.pop()
-        if isinstance(value, str):
+        value, named = left.pop()
+        if isinstance(value, Mapping):
+            left += [(one, named or key == "auto_map") for key, one in value.items()]
+        elif isinstance(value, list):
+            left += [(one, named) for one in value]
+        elif named and isinstance(value, str):
             found.add(f"{value.rpartition('.')[0]}.py")
-        elif isinstance(value, Mapping | list):
-            left += value.values() if isinstance(value, Mapping) else value
     return found
 
 

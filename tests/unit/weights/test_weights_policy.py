@@ -46,6 +46,12 @@ def test_data_is_taken(path):
         "arrays.npy",
         "arrays.npz",
         "m.joblib",
+        "m.pkl.gz",
+        "checkpoint.pth.tar",
+        "m.bin.ZIP",
+        "__0_0.distcp",
+        "rust_model.ot",
+        "m.pt2",
         "m.dill",
         "model.pdparams",
         "not_training_args.bin",
@@ -210,12 +216,18 @@ def test_code_that_a_configuration_names(auto_map, named):
     )
 
 
-def test_code_that_is_named_within_a_processors_configuration():
-    """Where transformers 5 puts what was in files of its own."""
-    data = json.dumps({"image_processor": {"auto_map": {"AutoImageProcessor": "a/b--x.Y"}}, "size": 1}).encode()
-    (found,) = refuse_own_code("processor_config.json", data, where="")
-    assert found.what == "processor_config.json names code of another repository: a/b--x.py"
-    assert refuse_own_code("config.json", data, where="") == (), "nobody looks for it there"
+@pytest.mark.parametrize(
+    ("path", "within"),
+    [
+        ("processor_config.json", lambda named: {"image_processor": named, "size": 1}),  # as of transformers 5
+        ("config.json", lambda named: {"text_config": named, "architectures": ["M"]}),
+        ("config.json", lambda named: {"thinker_config": {"parts": [1, {"vision_config": named}]}}),
+    ],
+)
+def test_code_that_is_named_within_the_configuration_of_a_part(path, within):
+    data = json.dumps(within({"auto_map": {"AutoModel": "a/b--x.Y"}, "module": "z.Z"})).encode()
+    (found,) = refuse_own_code(path, data, where="", trusted={"x.py"})
+    assert found.what == f"{path} names code of another repository: a/b--x.py"
 
 
 def test_code_of_another_repository_cannot_be_vouched_for():
