@@ -150,8 +150,20 @@ class _Writer:
         return self.answer.delta(text, len(tokens), "abort" if reason == "cancelled" else reason)
 
 
-def said(error: Exception) -> str:
-    """What TensorRT-LLM's own message means, or its last line that says something."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return explain(text) or (lines[0] if lines else type(error).__name__)
+def said(error: BaseException) -> str:
+    """What TensorRT-LLM's own message means, or its first line that says something, and that of its causes.
+
+    What the executor's process met is the cause of an error that says no more than that it met something (1.2, proxy.py).
+    """
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__
+    meant = next(filter(None, (explain(str(one)) for one in chain)), None)
+    return meant or ": ".join(dict.fromkeys(map(_first_line, chain)))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -298,6 +298,27 @@ async def test_a_load_that_fails_says_why(folder, library, raw, what):
     await engine.stop()
 
 
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (
+            "[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine.",
+            "TensorRT cannot read the engine: it was compiled with or for something else",
+        ),
+        ("CUDA out of memory\nat executor.cpp:12", "Executor worker returned error: CUDA out of memory"),
+        ("", "Executor worker returned error: MemoryError"),
+    ],
+)
+async def test_why_the_executors_process_could_not_start(folder, library, raw, what):
+    """1.2's proxy.py raises one text for whatever its worker met, with that as the cause."""
+    failure = RuntimeError("Executor worker returned error")
+    failure.__cause__ = RuntimeError(raw) if raw else MemoryError()
+    library.BaseLLM.failure = failure
+    with pytest.raises(LoadError) as caught:
+        await open_engine("tensorrt_llm_engine", make_setup(folder)).start()
+    assert caught.value.problems[0].what == f"TensorRT-LLM cannot load it: {what}"
+
+
 async def test_a_context_that_was_not_compiled(folder):
     engine = open_engine("tensorrt_llm_engine", make_setup(folder, context_length=5000))
     with pytest.raises(LoadError, match="more than the 4096 tokens"):
