@@ -28,8 +28,11 @@ CONFIGURATIONS = (
 """The files of a Hugging Face folder whose `auto_map` names code to run."""
 
 _PICKLE = frozenset({
-    ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pdparams", ".pickle", ".pkl", ".pt", ".pth",
+    ".bin", ".ckpt", ".dill", ".distcp", ".joblib", ".npy", ".npz", ".ot", ".pdparams", ".pickle", ".pk", ".pkl", ".pt",
+    ".pt2", ".pth", ".ptl",
 })  # fmt: skip
+_PACKED = frozenset({".bz2", ".gz", ".lzma", ".tar", ".xz", ".z", ".zip", ".zst"})
+"""With these behind its name a pickle is one still (`.pth.tar` is nothing but a name, and joblib opens the others)."""
 _CODE = frozenset({".bat", ".cmd", ".dll", ".dylib", ".exe", ".ps1", ".py", ".pyc", ".pyd", ".pyo", ".sh", ".so"})
 _LIBRARY = re.compile(r".+\.so(?:\.\d+)+", re.IGNORECASE)
 """A shared library with its version."""
@@ -212,6 +215,8 @@ def code_files(configuration: Any) -> set[str]:
 def _runs_code(path: str, where: str, data_files: Collection[str], or_else: str) -> tuple[Problem, ...]:
     name, mend = PurePosixPath(path), f"leave it out with `weights.include`{or_else}"
     suffix = ".so" if _LIBRARY.fullmatch(name.name) else name.suffix.lower()
+    if suffix in _PACKED:
+        suffix = PurePosixPath(name.stem).suffix.lower()
     if suffix in _PICKLE and path not in data_files and name.name != _UNREAD:
         what = f"{path} is a pickle: opening it runs code"
         return (Problem(what, where, f"convert it to safetensors or GGUF, or {mend}"),)
