@@ -56,9 +56,6 @@ def fetch_package(manifest: Manifest, store: Store, watch: Watch = SILENT) -> Fe
     with leased(store, manifest.name, names):
         before = _inodes(files, store)
         transferred = sum(fetch_weights(parts, store, watch) for parts in folders)
-        if transferred:  # looked at once more, so that it is remembered: a load from a read-only mount cannot do that
-            for parts in folders:
-                fetch_weights(parts, store)
         if os.access(store.root, os.W_OK):  # so that a load from a read-only mount of it needs no other folder
             for parts in folders:
                 lay_out(parts, store)

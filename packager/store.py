@@ -48,7 +48,7 @@ class Store:
 
     def path(self, sha256: str) -> Path:
         """Where the file with this hex digest lies, or would lie."""
-        return self.root / "sha256" / sha256[:2] / sha256
+        return self.root.joinpath("sha256", sha256[:2], sha256)
 
     def find(self, sha256: str, size: int | None = None) -> StoredFile | None:
         """The file with this digest, or None when the store lacks it or its size is not `size`.
@@ -108,18 +108,19 @@ class Store:
         self.remember("name", found, name)
         return StoredFile(found, size, final, status)
 
-    def put_small(self, files: Mapping[str, bytes]) -> None:
+    def put_small(self, files: Mapping[str, bytes]) -> Mapping[str, os.stat_result]:
         """Put files, each known to have the digest that it is given under: many at a time wait for the disk together.
 
-        A power cut may cost their names until `sync_names` was called, and nothing else: a name never lies.
+        Gives the status that each had when its last byte was written. A power cut may cost their names until
+        `sync_names` was called, and nothing else: a name never lies.
         """
         staging = self.root / "tmp"
         staging.mkdir(parents=True, exist_ok=True)
-        written: dict[str, Path] = {}
+        written, statuses = dict[str, str](), dict[str, os.stat_result]()
         try:
             for sha256, data in files.items():
-                written[sha256] = temporary = staging / secrets.token_hex(16)
-                _write_new(temporary, data)
+                written[sha256] = temporary = f"{staging}/{secrets.token_hex(16)}"
+                statuses[sha256] = _write_new(temporary, data)
             for temporary in written.values():
                 _sync(temporary)
             for sha256 in files:
@@ -127,15 +128,16 @@ class Store:
                 del written[sha256]
         finally:
             for temporary in written.values():
-                temporary.unlink(missing_ok=True)
+                Path(temporary).unlink(missing_ok=True)
+        return statuses
 
-    def _name(self, temporary: Path, sha256: str) -> None:
-        final = self.path(sha256)
+    def _name(self, temporary: str, sha256: str) -> None:
+        final = f"{self.root}/sha256/{sha256[:2]}/{sha256}"  # no Path: it costs as much as to give the name
         try:
-            temporary.replace(final)
+            os.replace(temporary, final)  # noqa: PTH105
         except FileNotFoundError:  # the first one of its folder
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(final)
+            Path(final).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, final)  # noqa: PTH105
 
     def sync_names(self, digests: Iterable[str]) -> None:
         """Make the names durable of files that were put with these digests."""
@@ -232,7 +234,7 @@ def sync_folder(folder: Path) -> None:
     _sync(folder)
 
 
-def _sync(path: Path) -> None:
+def _sync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -240,7 +242,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _write_new(path: str, data: bytes) -> os.stat_result:
     """A new read-only file with these bytes, which the disk begins to write."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _READ_ONLY)
     try:
@@ -250,5 +252,6 @@ def _write_new(path: Path, data: bytes) -> None:
             view = view[os.write(descriptor, view) :]
         # Linux begins to write what it is told it may forget: many files then wait for the disk at once, not in a row.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)

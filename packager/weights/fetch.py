@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .part import Part, Portions, room_error
 from .small import SmallFiles
 from .source import Reader
 from .watch import ALL, SILENT, Watch
-from .work import FetchSettings, Job, Task, Wanted, Work
+from .work import FetchSettings, Job, OnStored, Task, Wanted, Work
 
 __all__ = ["FetchSettings", "Wanted", "fetch_files"]
 
@@ -41,11 +41,16 @@ _DEFAULT = FetchSettings()
 
 
 def fetch_files(
-    wanted: Sequence[Wanted], store: Store, watch: Watch = SILENT, settings: FetchSettings = _DEFAULT
+    wanted: Sequence[Wanted],
+    store: Store,
+    watch: Watch = SILENT,
+    settings: FetchSettings = _DEFAULT,
+    on_stored: OnStored = lambda _, __: None,
 ) -> int:
     """Bring every wanted file into `store`, each with its sha256. Blocks; gives the bytes that were transferred.
 
-    Files that another process fetches at this moment are waited for. Raises LoadError (TransferError where the other
+    Files that another process fetches at this moment are waited for; `on_stored` is told of those that came, by any
+    thread. Raises LoadError (TransferError where the other
     side gave up) or IntegrityError; what was fetched is kept for the next attempt.
     """
     jobs = [Job(one) for one in {one.file.sha256: one for one in wanted}.values()]
@@ -56,7 +61,7 @@ def fetch_files(
         (store.root / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, store.root) from error
-    return _Fetch(Work(jobs, settings), store, watch).run()
+    return _Fetch(Work(jobs, settings), store, watch, on_stored).run()
 
 
 def _check_room(files: Sequence[WeightsFile], store: Store) -> None:
@@ -75,12 +80,13 @@ def _check_room(files: Sequence[WeightsFile], store: Store) -> None:
 class _Fetch:
     """The workers of one fetch."""
 
-    def __init__(self, work: Work, store: Store, watch: Watch) -> None:
+    def __init__(self, work: Work, store: Store, watch: Watch, on_stored: OnStored) -> None:
         self._work = work
         self._store = store
         self._watch = watch
         self._parts = store.root / "parts"
-        self._small = SmallFiles(store, sum(job.small for job in work.jobs))
+        self._on_stored = on_stored
+        self._small = SmallFiles(store, sum(job.small for job in work.jobs), on_stored)
         self._threads: list[threading.Thread] = []
         self._received: list[int] = []  # bytes, by worker
         self._waited: set[str] = set()  # what the watch knows to be waited for
@@ -181,7 +187,16 @@ class _Fetch:
         readers: dict[int, Reader] = {}
         try:
             while (task := self._work.take()) is not None:
-                self._do(task, number, readers)
+                try:
+                    do = self._fetch_small if task.job.small else self._do
+                    do(task, number, readers)
+                finally:
+                    self._work.give_back(task)
+                for job in self._small.store():
+                    self._work.open(job, None)
+                    self._watch.on_bytes(job.title, job.file.size, job.file.size)
+        except OSError as error:
+            self._work.stop(disk_error(error, self._store.root))
         except BaseException as error:  # noqa: BLE001 -- carried to the thread that waits for it
             self._work.stop(error)
         finally:
@@ -191,9 +206,7 @@ class _Fetch:
     def _do(self, task: Task, number: int, readers: dict[int, Reader]) -> None:
         job = task.job
         try:
-            if job.small:
-                self._fetch_small(job, readers, number)
-            elif job.part is None:
+            if job.part is None:
                 self._open(job)
             elif task.left is None:
                 self._finish(job, job.part)
@@ -206,10 +219,6 @@ class _Fetch:
             if job.whole and job.part is not None:
                 task.left = range(job.part.count)
             self._retry(job, error)
-        except OSError as error:
-            raise disk_error(error, self._store.root) from error
-        finally:
-            self._work.give_back(task)
 
     @staticmethod
     def _reader(job: Job, readers: dict[int, Reader]) -> Reader:
@@ -219,25 +228,47 @@ class _Fetch:
             readers[id(source)] = source.connect()
         return readers[id(source)]
 
-    def _fetch_small(self, job: Job, readers: dict[int, Reader], number: int) -> None:
-        """Fetch a small file whole; it gets its name together with others."""
+    def _fetch_small(self, task: Task, number: int, readers: dict[int, Reader]) -> None:
+        """Fetch small files whole: all are asked for, and then read one after the other."""
         if not self._small.claim(self._work.settings.patience):
-            self._wait(job)
+            for job in task.jobs:
+                self._wait(job)
             return
-        found = find_intact(job.file, self._store) is not None  # another process was at it until now
-        data, size = b"", job.file.size
-        if not found and size:
-            with closing(self._reader(job, readers).read(job.file.path, 0, size, size)) as stream:
-                for portion in stream:
-                    self._received[number] += len(portion)
-                    data += portion
-        if not found and (digest := sha256_hex(data)) != job.file.sha256:
+        streams: list[tuple[Job, Generator[bytes]]] = []
+        for job in task.jobs:
+            if find_intact(job.file, self._store) is not None:  # another process was at it until now
+                self._came(job, None)
+            elif not (size := job.file.size):
+                self._check_small(job, b"")
+            else:
+                try:
+                    streams.append((job, self._reader(job, readers).read(job.file.path, 0, size, size)))
+                except TransferError as error:
+                    self._retry(job, error)
+        for job, stream in streams:
+            try:
+                with closing(stream):
+                    data = b"".join(self._counted(stream, number))
+            except TransferError as error:
+                self._retry(job, error)
+            else:
+                self._check_small(job, data)
+
+    def _counted(self, stream: Iterable[bytes], number: int) -> Iterator[bytes]:
+        for portion in stream:
+            self._received[number] += len(portion)
+            yield portion
+
+    def _check_small(self, job: Job, data: bytes) -> None:
+        if (digest := sha256_hex(data)) == job.file.sha256:
+            self._came(job, data)
+        else:
             self._once_more(job, digest)
-            return
+
+    def _came(self, job: Job, data: bytes | None) -> None:
+        """A small file is there, or its right bytes are: it gets its name together with others."""
         self._work.wrote(job)
-        for done in self._small.add(job, None if found else data):
-            self._work.open(done, None)
-            self._watch.on_bytes(done.title, done.file.size, done.file.size)
+        self._small.add(job, data)
 
     def _open(self, job: Job) -> None:
         """Claim the file and take up what is there of it, unless another process has it, or is at it."""
@@ -320,6 +351,8 @@ class _Fetch:
             return
         stored = part.publish(self._store)
         remember_digest(stored.path, stored.status, job.file.sha256, self._store)
+        if stored.status is not None:
+            self._on_stored(job.file.sha256, stored.status)
         if part.count > PIECES:
             self._store.remember("chunks", job.file.sha256, encode_chunks(part.chunk_digests()))
         part.close(done=True)

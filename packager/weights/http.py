@@ -8,7 +8,7 @@ from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from ..errors import LoadError, TransferError
 from .http_answer import check_part, check_plain, check_unchanged, length_of, refused, tag_of, total_of
-from .http_connection import SAFE, Connections, Exchange, origin_of, shown
+from .http_connection import SAFE, Connections, Exchange, Sent, origin_of, shown
 
 PORTION = 1 << 18
 """Bytes given at a time. The 16 KiB that TLS brings at once would cost whoever hashes and writes them; much more would
@@ -64,6 +64,17 @@ class _Answers:
     last: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for the file at `path`, on its way to `place`; `known` is whether an earlier answer came from there."""
+
+    path: str
+    place: Place
+    headers: Mapping[str, str]
+    sent: Sent
+    known: bool = False
+
+
 class HttpReader:
     """One thread's way to files over HTTP; it answers `Reader`.
 
@@ -84,10 +95,15 @@ class HttpReader:
 
     def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
         whole = (start, stop) == (0, size)
-        exchange = self._ask("GET", path, {} if whole else {"Range": f"bytes={start}-{stop - 1}"})
+        asked = self._send("GET", path, {} if whole else {"Range": f"bytes={start}-{stop - 1}"})
+        return self._read(asked, (start, stop, size))
+
+    def _read(self, asked: _Asked, part: tuple[int, int, int]) -> Generator[bytes]:
+        (start, stop, _), path = part, asked.path
+        exchange = self._answer(asked)
         self._require(exchange, _PART)
         try:
-            check_part(exchange.status, exchange.headers, (start, stop, size), exchange.where)
+            check_part(exchange.status, exchange.headers, part, exchange.where)
             self._note(path, exchange, anew=start == 0)
             yield from _body(exchange, stop - start)
             exchange.settle()
@@ -164,23 +180,36 @@ class HttpReader:
         return Head(size, headers)
 
     def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> Exchange:
-        """The last answer after all redirects; an address that has expired meanwhile is renewed once."""
+        """The last answer after all redirects."""
+        return self._answer(self._send(method, path, headers))
+
+    def _send(self, method: str, path: str, headers: Mapping[str, str]) -> _Asked:
+        """Ask for the file at `path`, where it was found last."""
         known = self._final.pop(path, None)
-        asked = known or self._locate(path)
-        exchange, final = self._follow(method, asked, headers)
-        if exchange.status in _EXPIRED and (known is not None or final is not asked):
+        place = known or self._locate(path)
+        return _Asked(path, place, headers, self._send_to(place, method, headers), known is not None)
+
+    def _send_to(self, place: Place, method: str, headers: Mapping[str, str]) -> Sent:
+        return self._connections.send(method, place.url, {**_HEADERS, **place.headers, **headers})
+
+    def _answer(self, asked: _Asked) -> Exchange:
+        """The last answer after all redirects; an address that has expired meanwhile is renewed once."""
+        exchange, final = self._follow(asked)
+        if exchange.status in _EXPIRED and (asked.known or final is not asked.place):
             exchange.settle()
-            exchange, final = self._follow(method, self._locate(path), headers)
+            place = self._locate(asked.path)
+            sent = self._send_to(place, asked.sent.method, asked.headers)
+            exchange, final = self._follow(_Asked(asked.path, place, asked.headers, sent))
         if exchange.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            _keep(self._final, path, final)
+            _keep(self._final, asked.path, final)
         else:
             exchange.settle()
         return exchange
 
-    def _follow(self, method: str, place: Place, headers: Mapping[str, str]) -> tuple[Exchange, Place]:
-        seen: set[str] = set()
+    def _follow(self, asked: _Asked) -> tuple[Exchange, Place]:
+        place, sent, seen = asked.place, asked.sent, set[str]()
         while True:
-            exchange = self._connections.ask(method, place.url, {**_HEADERS, **place.headers, **headers})
+            exchange = self._connections.receive(sent)
             if exchange.status not in _REDIRECTS:
                 return exchange, place
             exchange.settle()
@@ -191,6 +220,7 @@ class HttpReader:
             if len(seen) > self._most_redirects:
                 what = f"the place redirects more than {self._most_redirects} times"
                 raise LoadError(what, where=exchange.where, mend="give the address that it leads to")
+            sent = self._send_to(place, sent.method, asked.headers)
 
 
 def _keep(known: dict[str, Known], path: str, value: Known) -> None:

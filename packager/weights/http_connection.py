@@ -21,8 +21,8 @@ from ..errors import LoadError, TransferError
 
 SHORT = 1 << 16
 """Bytes of a body that nobody wants which are read away to keep the connection."""
-_IDLE = 4
-"""Connections kept by one reader, each to another host: a hub, the store it redirects to, and some to spare."""
+_IDLE = 8
+"""Connections kept by one reader: those of files asked for together, to a hub and to the store it redirects to."""
 _PORTS = {"http": 80, "https": 443}
 _LONGEST = 120
 SAFE = "%/:?@!$&'()*+,;=~[]"
@@ -60,6 +60,17 @@ class _Link:
     connection: http.client.HTTPConnection
     root: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that is on its way; `kept` is whether over a connection that the other side may have closed meanwhile."""
+
+    link: _Link
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    kept: bool = False
 
 
 class Exchange:
@@ -104,7 +115,7 @@ class Exchange:
 
 
 class Connections:
-    """The connections of one thread, at most one idle one to a place.
+    """The connections of one thread.
 
     Connecting may take `connect` seconds. A connection that gives fewer than `least` bytes in `stall` seconds of
     waiting is broken off, whether nothing comes or a drop now and then.
@@ -113,47 +124,84 @@ class Connections:
     def __init__(self, *, connect: float, stall: float, least: int) -> None:
         self._connect, self._stall = connect, stall
         self._response_class = _watched(least, stall)
-        self._idle: dict[Origin, _Link] = {}
+        self._idle: list[tuple[Origin, _Link]] = []  # the one used last at the end
+        self._asked: list[_Link] = []  # those whose answers nobody reads yet
 
     def ask(self, method: str, url: str, headers: Mapping[str, str]) -> Exchange:
-        """Send a request without a body, and read the head of the answer.
+        """Send a request without a body, and read the head of the answer. Raises as `send` and `receive` do."""
+        return self.receive(self.send(method, url, headers))
 
-        An idle connection that the other side has closed meanwhile is replaced by a fresh one. Raises TransferError
-        when the place cannot be reached or breaks off, LoadError where trying again is no use.
+    def send(self, method: str, url: str, headers: Mapping[str, str]) -> Sent:
+        """Send a request without a body; several may be on their way, each has a connection of its own.
+
+        Raises TransferError when the place cannot be reached or breaks off, LoadError where trying again is no use.
         """
-        origin = origin_of(url)
         try:
-            if (idle := self._idle.pop(origin, None)) is not None:
+            if (link := self._take(origin_of(url))) is not None:
                 with suppress(*_CLOSED):
-                    return self._exchange(idle, method, url, headers)
-            return self._exchange(self._open(origin, url), method, url, headers)
+                    return self._send(Sent(link, method, url, headers, kept=True))
+            return self._send_afresh(method, url, headers)
         except (OSError, http.client.HTTPException) as error:
             raise _broken(error, shown(url)) from error
         except ValueError:  # it quotes the header that cannot be sent, which may be a secret
             what, mend = "this request cannot be sent", "check the credentials for line breaks and odd characters"
             raise LoadError(what, where=shown(url), mend=mend) from None
 
+    def receive(self, sent: Sent) -> Exchange:
+        """Read the head of the answer.
+
+        Where the other side had closed the connection before the request came, it is sent again over a fresh one.
+        Raises as `send` does.
+        """
+        try:
+            if sent.kept:
+                with suppress(*_CLOSED):
+                    return self._receive(sent)
+                sent = self._send_afresh(sent.method, sent.url, sent.headers)
+            return self._receive(sent)
+        except (OSError, http.client.HTTPException) as error:
+            raise _broken(error, shown(sent.url)) from error
+
     def keep(self, origin: Origin, link: _Link) -> None:
         """Hold an idle connection for the next request to `origin`."""
-        if (other := self._idle.pop(origin, None)) is not None:
-            other.connection.close()
-        self._idle[origin] = link
+        self._idle.append((origin, link))
         if len(self._idle) > _IDLE:
-            self._idle.pop(next(iter(self._idle))).connection.close()
+            self._idle.pop(0)[1].connection.close()
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all connections but those whose answers are being read."""
         while self._idle:
-            self._idle.popitem()[1].connection.close()
+            self._idle.pop()[1].connection.close()
+        while self._asked:
+            self._asked.pop().connection.close()
 
-    def _exchange(self, link: _Link, method: str, url: str, headers: Mapping[str, str]) -> Exchange:
-        parts = urlsplit(url)
+    def _take(self, origin: Origin) -> _Link | None:
+        """An idle connection to `origin`."""
+        for number in reversed(range(len(self._idle))):
+            if self._idle[number][0] == origin:
+                return self._idle.pop(number)[1]
+        return None
+
+    def _send_afresh(self, method: str, url: str, headers: Mapping[str, str]) -> Sent:
+        return self._send(Sent(self._open(origin_of(url), url), method, url, headers))
+
+    def _send(self, sent: Sent) -> Sent:
+        link, parts = sent.link, urlsplit(sent.url)
         target = quote(f"{parts.path or '/'}?{parts.query}".removesuffix("?"), safe=SAFE)
         try:
-            link.connection.request(method, link.root + target, headers={**headers, **link.headers})
-            return Exchange(self, link, url)
+            link.connection.request(sent.method, link.root + target, headers={**sent.headers, **link.headers})
         except BaseException:
             link.connection.close()
+            raise
+        self._asked.append(link)
+        return sent
+
+    def _receive(self, sent: Sent) -> Exchange:
+        self._asked.remove(sent.link)
+        try:
+            return Exchange(self, sent.link, sent.url)
+        except BaseException:
+            sent.link.connection.close()
             raise
 
     def _open(self, origin: Origin, url: str) -> _Link:

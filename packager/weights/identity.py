@@ -94,8 +94,16 @@ class Intact:
         self._seen[file.sha256] = _seen(status)
         return True
 
+    def note(self, sha256: str, status: os.stat_result) -> None:
+        """The file was hashed as it came, and had this status when its last byte was written. By any thread."""
+        self._seen[sha256] = _seen(status)
+
+    def knows(self, file: WeightsFile) -> bool:
+        """Whether the file was verified since this began."""
+        return file.sha256 in self._seen
+
     def remember(self) -> None:
-        """Remember what was verified; what was fetched since is looked at once more, at the next load."""
+        """Remember what was verified."""
         if self._seen != self._before:
             self._store.remember("intact", self._key, self._seen)
 

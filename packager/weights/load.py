@@ -59,10 +59,7 @@ def fetch_weights(parts: Sequence[WeightsManifest], store: Store, watch: Watch =
         raise PackageError.collect(problems)
     watch.phase("verify")
     intact = Intact(files, store)
-    try:
-        missing = _missing(files, intact, watch)
-    except OSError as error:
-        raise unreadable(error, store.root) from error
+    missing = _missing(files, intact, store, watch)
     if not missing:
         intact.remember()
         return 0
@@ -74,7 +71,9 @@ def fetch_weights(parts: Sequence[WeightsManifest], store: Store, watch: Watch =
         mend = "fill the store with `packager fetch` where there is a network, and bring it here"
         raise FetchError(what, where=str(store.root), mend=mend)
     watch.phase("download")
-    fetched = fetch_files(wanted, store, watch)
+    fetched = fetch_files(wanted, store, watch, on_stored=intact.note)
+    # What another process fetched is looked at now, so that it is remembered: a read-only mount cannot do that later.
+    _missing([file for file in missing if not intact.knows(file)], intact, store, watch)
     intact.remember()
     return fetched
 
@@ -106,11 +105,15 @@ def _ensure(parts: Sequence[WeightsManifest], root: Path, store: Store, watch: W
     return lay_out(parts, store)
 
 
-def _missing(files: Sequence[WeightsFile], intact: Intact, watch: Watch) -> list[WeightsFile]:
+def _missing(files: Sequence[WeightsFile], intact: Intact, store: Store, watch: Watch) -> list[WeightsFile]:
+    """Those that the store has not, or not intact. Raises LoadError."""
     again = environ.VERIFY.get() == "always"
     doubtful = [file for file in files if again or not intact.has(file)]
     checks = Checks(watch, doubtful)
-    found = _each(lambda file: checks.run(file, lambda told: intact.verify(file, told, again=again)), doubtful)
+    try:
+        found = _each(lambda file: checks.run(file, lambda told: intact.verify(file, told, again=again)), doubtful)
+    except OSError as error:
+        raise unreadable(error, store.root) from error
     return [file for file, there in zip(doubtful, found, strict=True) if not there]
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from ..store import Store
 from .claim import Claim, private_claim, take_claim
 from .stuck import Stuck
-from .work import Job
+from .work import Job, OnStored
 
 _NAME = "small"
 _MOST_FILES, _MOST_BYTES = 64, 16 << 20
@@ -22,13 +22,14 @@ _MOST_FILES, _MOST_BYTES = 64, 16 << 20
 class SmallFiles:
     """The `count` small files of one fetch. Methods may be called from any thread."""
 
-    def __init__(self, store: Store, count: int) -> None:
-        self._store, self._left = store, count
+    def __init__(self, store: Store, count: int, on_stored: OnStored) -> None:
+        self._store, self._left, self._on_stored = store, count, on_stored
         self._folder = store.root / "parts"
         self._claim: Claim | None = None
         self._stuck = Stuck(self._folder / f"{_NAME}.journal")
         self._lock = threading.Lock()
         self._waiting: list[tuple[Job, bytes | None]] = []
+        self._held = 0  # bytes of them
         self._put: list[str] = []  # digests of those whose names are not durable yet
 
     def claim(self, patience: float) -> bool:
@@ -40,15 +41,21 @@ class SmallFiles:
                 self._claim = private_claim(self._folder, _NAME, 0)
             return self._claim is not None
 
-    def add(self, job: Job, data: bytes | None) -> Sequence[Job]:
-        """Take the bytes of a file, verified, or None where it is there; gives the files that have their names now."""
+    def add(self, job: Job, data: bytes | None) -> None:
+        """Take the bytes of a file, verified, or None where it is there."""
         with self._lock:
             self._left -= 1
             self._waiting.append((job, data))
-            held = sum(len(one) for _, one in self._waiting if one is not None)
-            if self._left and len(self._waiting) < _MOST_FILES and held < _MOST_BYTES:
+            self._held += len(data or b"")
+
+    def store(self) -> Sequence[Job]:
+        """Store what waits, where it is much or the last; gives the files that have their names now. Raises OSError."""
+        with self._lock:
+            if self._left and len(self._waiting) < _MOST_FILES and self._held < _MOST_BYTES:
                 return ()
-            batch, self._waiting = self._waiting, []
+            batch, self._waiting, self._held = self._waiting, [], 0
+        if not batch:
+            return ()
         self._store_all(batch)
         if self._claim is not None:
             os.utime(self._claim.descriptor)  # tells those who wait that it goes on
@@ -73,6 +80,7 @@ class SmallFiles:
 
     def _store_all(self, batch: Sequence[tuple[Job, bytes | None]]) -> None:
         files = {one.file.sha256: data for one, data in batch if data is not None}
-        self._store.put_small(files)
+        for sha256, status in self._store.put_small(files).items():
+            self._on_stored(sha256, status)
         with self._lock:
             self._put += files

@@ -25,6 +25,7 @@ class Reader(Protocol):
     def read(self, path: str, start: int, stop: int, size: int) -> Generator[bytes]:
         """Bytes `start` to `stop` (exclusive) of the file at `path`, which has `size` bytes; at least one byte a piece.
 
+        Who calls it for several files and then reads one after the other has them all asked for, where that takes time.
         Gives exactly `stop - start` bytes or raises: TransferError where trying again may help, its subclass
         RangeError where the place gives whole files only, LoadError where nothing will help.
         """

@@ -3,12 +3,14 @@
 One condition guards it all. A worker takes a task, does it without the lock, and says how it went.
 """
 
+import os
 import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from ..errors import TransferError
@@ -19,6 +21,10 @@ from .part import Part
 from .source import Source
 from .stuck import Stuck
 
+OnStored = Callable[[str, os.stat_result], None]
+"""Told of each file that came: its sha256, and the status that it had when its last byte was written."""
+_TOGETHER = 4
+"""Small files that one worker asks for before it reads the first: one thread that reads all costs less than four."""
 _SHORTEST, _LONGEST = 4, 16
 """Pieces of one request: long ones cost less, short ones share the end of a file better."""
 
@@ -100,11 +106,18 @@ class Job:
 class Task:
     """One thing to do for a file: fetch the pieces of a span, of which `left` are still to come.
 
-    Without a span: open the file, or finish it when all its pieces have come.
+    Without a span: open the file, or finish it when all its pieces have come. Small files are fetched whole, and
+    `more` of them together with the first.
     """
 
     job: Job
-    left: range | None
+    left: range | None = None
+    more: Sequence[Job] = ()
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """All that it is about."""
+        return self.job, *self.more
 
 
 class Work:
@@ -122,6 +135,7 @@ class Work:
         """Set when it is over."""
         self.error: BaseException | None = None
         self.running = 0
+        """Requests under way, or what is done instead."""
         self._rest: dict[int, float] = {}  # by source: no request before
 
     @property
@@ -139,8 +153,7 @@ class Work:
             while not self.over:
                 task = self._choose(time.monotonic()) if self.running < self.pace.limit else None
                 if task is not None:
-                    self.running += 1
-                    task.job.workers += 1
+                    self._count(task, 1)
                     return task
                 self.changed.wait(self.settings.look)
             return None
@@ -155,7 +168,19 @@ class Work:
                     break
         if chosen is None:
             return None
+        if chosen.small:
+            return Task(chosen, more=self._others(chosen, now))
         return Task(chosen, self._cut(chosen) if chosen.spans else None)
+
+    def _others(self, chosen: Job, now: float) -> Sequence[Job]:
+        """Further small files that nobody fetches, as many as the pace allows."""
+        free = (job for job in self._open if job.small and job is not chosen and self._is_free(job, now))
+        return tuple(islice(free, min(_TOGETHER, self.pace.limit - self.running) - 1))
+
+    def _count(self, task: Task, change: int) -> None:
+        for job in task.jobs:
+            self.running += change
+            job.workers += change
 
     def _is_free(self, job: Job, now: float) -> bool:
         if now < max(job.not_before, self._rest.get(id(job.wanted.source), 0.0)):
@@ -178,8 +203,7 @@ class Work:
     def give_back(self, task: Task) -> None:
         """The task is over; what is left of its span is for another."""
         with self.changed:
-            self.running -= 1
-            task.job.workers -= 1
+            self._count(task, -1)
             if task.left:
                 task.job.spans.appendleft(task.left)
             # The worker itself takes the next task. Another is woken where there is one more than before.

@@ -5,7 +5,9 @@ import fcntl
 import os
 import random
 import threading
+from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from fakes.machine import missing
@@ -436,6 +438,52 @@ class TestPlanted:
         fetch_files(want(MemorySource({"a": SMALL})), store, settings=QUICK)
         assert not final.is_symlink()
         assert final.read_bytes() == SMALL
+
+
+class TestSmallFiles:
+    FILES: ClassVar = {f"{number}": bytes([number]) * (number + 1) for number in range(40)}
+
+    def test_few_are_asked_for_at_a_time_by_one_worker(self, store):
+        """All of a worker's are asked for before the first is read, and never more than the pace allows."""
+        lock, under_way, most = threading.Lock(), 0, Counter[int]()
+
+        class Asked(MemorySource):
+            def read(self, path, start, stop, size):
+                nonlocal under_way
+                with lock:
+                    under_way += 1
+                    most[threading.get_ident()] = max(most[threading.get_ident()], under_way)
+                return self.given_back(super().read(path, start, stop, size))
+
+            def given_back(self, stream):
+                nonlocal under_way
+                yield from stream
+                with lock:
+                    under_way -= 1
+
+        source = Asked(dict(self.FILES))
+        fetch_files(want(source), store, settings=FetchSettings(first=6, connections=6))
+        assert all(stored(store, data) == data for data in self.FILES.values())
+        assert 4 <= max(most.values()) <= 6
+
+    def test_each_of_those_asked_together_fails_for_itself(self, store):
+        failures = iter([TransferError("reset"), None, flip(0), None])
+        source = MemorySource(dict(list(self.FILES.items())[:4]), wrong=lambda _: next(failures, None))
+        told = Told()
+        fetch_files(want(source), store, told, FetchSettings(first=4, connections=4, pause=0.001, longest=0.01))
+        assert all(stored(store, data) == data for data in source.files.values())
+        assert len(told.retries) == 2
+        assert len(source.asked) == 6
+
+    def test_the_status_of_each_that_came_is_told(self, store):
+        files = {"small": SMALL, "big": BIG, "empty": b""}
+        seen: dict[str, os.stat_result] = {}
+        fetch_files(want(MemorySource(files)), store, settings=QUICK, on_stored=seen.__setitem__)
+        for data in files.values():
+            file = locked("a", data)
+            there, told = store.path(file.sha256).stat(), seen.pop(file.sha256)
+            assert (there.st_ino, there.st_size, there.st_mtime_ns) == (told.st_ino, told.st_size, told.st_mtime_ns)
+        assert not seen
 
 
 class TestDisk:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gc
 import random
 import socket
 import threading
@@ -426,20 +427,44 @@ class TestConnections:
             part(other)
         assert [request.connection for request in web.requests] == [0, 1]
 
+    def test_several_are_asked_for_before_the_first_is_read(self):
+        both = threading.Barrier(2, timeout=60)
+
+        def together(_):
+            both.wait()  # the first answer waits for the second request
+
+        with Web({"a": b"aa", "b": b"b"}) as web, contextlib.closing(opened(at(web))) as reader:
+            web.faults = together
+            streams = [reader.read(path, 0, size, size) for path, size in (("a", 2), ("b", 1))]
+            assert [b"".join(stream) for stream in streams] == [b"aa", b"b"]
+            web.faults = lambda _: None
+            streams = [reader.read(path, 0, size, size) for path, size in (("b", 1), ("a", 2))]
+            assert [b"".join(stream) for stream in streams] == [b"b", b"aa"]
+            assert sorted(request.connection for request in web.requests) == [0, 0, 1, 1]
+
+    def test_one_that_was_asked_for_over_a_connection_that_is_closed_meanwhile(self, web, reader):
+        part(reader)
+        web.faults = lambda request: Close() if request.connection == 0 else None
+        first, second = (reader.read("a/model.gguf", 0, len(DATA), len(DATA)) for _ in range(2))
+        assert b"".join(second) == b"".join(first) == DATA
+        assert [request.connection for request in web.requests].count(0) == 2
+
+    def test_closing_closes_what_was_asked_for(self, web):
+        reader = HttpReader(at(web), PATIENT)
+        for _ in range(2):
+            reader.read("a/model.gguf", 0, len(DATA), len(DATA))
+        reader.close()
+        del reader
+        gc.collect()  # a socket that was forgotten warns now, which fails the test
+
     def test_few_idle_connections_are_kept(self, web):
         with contextlib.ExitStack() as stack:
-            others = [stack.enter_context(Web({"x": b"x"})) for _ in range(5)]
+            others = [stack.enter_context(Web({"x": b"x"})) for _ in range(9)]
             reader = opened(lambda path: Place(f"{others[int(path)].url}/x"))
             stack.callback(reader.close)
-            for number in (0, 1, 2, 3, 4, 4, 0):
+            for number in (*range(9), 8, 0):
                 reader.get(str(number), 9)
-            assert [[request.connection for request in one.requests] for one in others] == [
-                [0, 1],
-                [0],
-                [0],
-                [0],
-                [0, 0],
-            ]
+            assert [[request.connection for request in one.requests] for one in others] == [[0, 1], *[[0]] * 7, [0, 0]]
 
 
 class TestRedirects:
