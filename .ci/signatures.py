@@ -48,8 +48,9 @@ READ: Mapping[str, Mapping[str, str]] = {
         "TurboMind": "get_health_status",
     },
     "tensorrt_llm": {
-        "BaseLLM": "generate_async shutdown",
+        "BaseLLM": "_executor generate_async shutdown",
         "CompletionOutput": "token_ids_diff finish_reason",
+        "GenerationExecutorProxy": "mpi_futures",
         "GenerationResult": "abort __anext__",
         "GenerationResultBase": "outputs",
         "RequestError": "",

@@ -64,13 +64,19 @@ class TensorrtLlmBase:
             await self._streams.abort(request_id)
 
     async def stop(self) -> None:
-        self._reason = "the engine was stopped"
+        died, self._reason = not self.health().alive, "the engine was stopped"
         if self._streams is not None:
             self._streams.end(self._reason)
         llm, self._llm, self._streams = self._llm, None, None
         if llm is not None:
-            await in_daemon_thread(llm.shutdown)
+            try:
+                await in_daemon_thread(llm.shutdown)
+            except Exception:
+                if not died:  # else it says once more what it died of, after all is closed (1.2, proxy.py)
+                    raise
 
     def health(self) -> EngineHealth:
+        if self._streams is not None:
+            self._streams.look()
         reason = self._reason or (self._streams.reason if self._streams else "")
         return EngineHealth(not reason, reason)

@@ -74,13 +74,22 @@ class Streams:
             run.aborted = True
             run.abort()
 
-    def end(self, reason: str) -> None:
-        """Fail the open requests, and every later one."""
+    def end(self, reason: str, *, gone: bool = False) -> None:
+        """Fail the open requests, and every later one. Nothing is said to an executor that is `gone`: it would block."""
         self.reason = self.reason or reason
         for run in self._open.values():
             run.call.failure = EngineError(self.reason)
             run.call.put(None)
+            run.finished = run.finished or gone
             run.abort()
+
+    def look(self) -> None:
+        """End them when one of the executor's processes has ended: TensorRT-LLM tells that to the next request alone."""
+        executor = self._llm._executor  # noqa: SLF001 -- there is no other way to see it
+        ended = next((one for one in getattr(executor, "mpi_futures", ()) if one.done()), None)
+        if ended is not None and not self.reason:
+            error = None if ended.cancelled() else ended.exception()
+            self.end("TensorRT-LLM's executor has ended" + (f": {said(error)}" if error else ""), gone=True)
 
     async def _prompt(self, request: GenerationRequest) -> list[int]:
         size = len(request.prompt or "") + sum(len(message.content) for message in request.messages or ())

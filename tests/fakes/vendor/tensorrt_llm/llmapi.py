@@ -1,6 +1,7 @@
 import asyncio
 import json
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -167,6 +168,20 @@ class RequestOutput:
         return draw.choices(*zip(*left, strict=True))[0]
 
 
+class GenerationExecutorProxy:
+    """executor/proxy.py: what computes are processes of MPI, each a future that is done when its process has ended."""
+
+    def __init__(self) -> None:
+        self.mpi_futures: list[Future[None]] = [Future()]
+
+    def shutdown(self) -> None:
+        for one in self.mpi_futures:
+            if not one.done():
+                one.set_result(None)
+            elif error := one.exception():
+                raise error
+
+
 class BaseLLM:
     latest: "BaseLLM"
     failure: Exception | None = None
@@ -203,6 +218,7 @@ class BaseLLM:
         self.fails_after: int | None = None
         self.error: Exception = RuntimeError("the executor broke")
         self.shut = False
+        self._executor = GenerationExecutorProxy()
         type(self).latest = BaseLLM.latest = self
 
     valid: frozenset[str] = frozenset()
@@ -254,6 +270,7 @@ class BaseLLM:
 
     def shutdown(self) -> None:
         self.shut = True
+        self._executor.shutdown()
 
 
 _COMMON = {"pipeline_parallel_size", "context_parallel_size", "kv_cache_config", "max_batch_size", "max_input_len"}

@@ -133,13 +133,19 @@ def test_lmdeploys_stand_in_is_what_the_wheel_has(module):
 STANDS_FOR = {
     "BaseLLM": "BaseLLM",
     "CompletionOutput": "CompletionOutput",
+    "GenerationExecutorProxy": "GenerationExecutorProxy",
     "KvCacheConfig": "KvCacheConfig",
     "RequestError": "RequestError",
     "RequestOutput": "GenerationResult",
     "SamplingParams": "SamplingParams",
 }
 """Classes of TensorRT-LLM's stand-in, and what they are in the record."""
-OWN = {"BaseLLM": "check draws enqueue step running_are", "RequestOutput": "__init__", "SamplingParams": "greedy"}
+OWN = {
+    "BaseLLM": "check draws enqueue step running_are",
+    "GenerationExecutorProxy": "__init__",
+    "RequestOutput": "__init__",
+    "SamplingParams": "greedy",
+}
 """What is the stand-in's alone: it is no part of what the adapters use."""
 
 

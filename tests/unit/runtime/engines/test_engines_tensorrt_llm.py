@@ -168,6 +168,41 @@ async def test_an_executor_that_broke_ends_the_engine_and_every_stream(started):
         await collect(engine, asks())
 
 
+async def test_an_executor_whose_process_has_ended_is_no_engine(started):
+    """1.2 tells it to the next request alone (executor.py _handle_background_error): open streams would wait for ever."""
+    engine, _, llm = started
+    assert engine.health().alive
+    llm.gate.clear()
+    waiting = asyncio.create_task(collect(engine, asks(name="open")))
+    await llm.running_are(1)
+    (process,) = llm._executor.mpi_futures
+    process.set_exception(RuntimeError("CUDA error: an illegal memory access was encountered\nat kernel.cu:7"))
+    health = engine.health()
+    assert not health.alive
+    said = "TensorRT-LLM's executor has ended: CUDA error: an illegal memory access was encountered"
+    assert health.reason == said
+    for one in (waiting, collect(engine, asks())):
+        with pytest.raises(EngineError, match="illegal memory access"):
+            await one
+    assert not llm.aborted  # to say it would wait for a process that is gone
+    await engine.stop()  # which raises what the process met, after all is closed
+    assert llm.shut
+    assert engine.health().reason == "the engine was stopped"
+    llm.gate.set()
+
+
+async def test_a_shutdown_that_fails_is_not_passed_over(started):
+    engine, _, llm = started
+
+    def fail() -> None:
+        raise RuntimeError("cannot join")
+
+    llm.shutdown = fail
+    with pytest.raises(RuntimeError, match="cannot join"):
+        await engine.stop()
+    llm.shutdown = lambda: None
+
+
 async def test_stop_ends_streams_of_an_engine_that_gives_nothing_more(started):
     engine, _, llm = started
     llm.gate.clear()
