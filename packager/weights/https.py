@@ -3,11 +3,11 @@
 import base64
 import ipaddress
 import netrc
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from ..environ import NETRC, home
@@ -148,20 +148,20 @@ def _parse(data: bytes, where: str) -> dict[str, str]:
 
 def _login(url: str) -> Mapping[str, str]:
     """The Authorization of `url`'s host, as ~/.netrc has it; nothing where it has none."""
-    chosen, folder = NETRC.get(), home()
-    path = Path(chosen or "~/.netrc")
-    if folder is not None and path.parts[0] == "~":
-        path = folder.joinpath(*path.parts[1:])
-    if not chosen and not path.is_file():
+    chosen = NETRC.get()
+    path = chosen or "~/.netrc"
+    if path.startswith("~/") and (folder := home()) is not None:
+        path = f"{folder}{path[1:]}"
+    if not chosen and not os.path.isfile(path):  # noqa: PTH113 -- asked for each of thousands of files
         return {}
     try:
-        entry = netrc.netrc(str(path)).authenticators(origin_of(url)[1])
+        entry = netrc.netrc(path).authenticators(origin_of(url)[1])
     except netrc.NetrcParseError as error:  # its message quotes what may be a password
         mend = "write `machine HOST login USER password PASSWORD`"
         raise LoadError("the credentials cannot be read", where=f"{path}:{error.lineno}", mend=mend) from None
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "they are not text"
-        raise LoadError(f"the credentials cannot be read: {why}", where=str(path), mend="mend that file") from error
+        raise LoadError(f"the credentials cannot be read: {why}", where=path, mend="mend that file") from error
     if entry is None:
         return {}
     login = base64.b64encode(f"{entry[0]}:{entry[2]}".encode()).decode()

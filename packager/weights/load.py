@@ -213,10 +213,10 @@ def _make_tree(final: Path, links: Mapping[str, str], store: Store) -> Path:
 
 
 def _link(folder: Path, links: Mapping[str, str]) -> None:
+    for parent in {path.rpartition("/")[0] for path in links}:
+        (folder / parent).mkdir(parents=True, exist_ok=True)
     for path, target in links.items():
-        link = folder / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
+        os.symlink(target, f"{folder}/{path}")  # noqa: PTH211 -- of thousands
 
 
 def _differs(path: Path, why: str) -> IntegrityError:
