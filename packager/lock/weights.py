@@ -4,13 +4,14 @@ them, and gives each its sha256: the one that its source knows, else one of its 
 
 import fnmatch
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import Problem, SpecError
 from ..manifest import ADAPTERS_FOLDER, WeightsFile
 from ..recipes import RECIPES
+from ..recipes.recipe import Recipe
+from ..spec.conversion import CONVERTED
 from ..spec.load import SpecFile
 from ..spec.weights import WeightsSpec
 from ..weights.mirrors import open_locked
@@ -20,8 +21,10 @@ from .built import built_for, check_built, facts_of_built
 from .compiled import lock_compiled
 from .gates import check_dropped, check_weights, needs_code
 from .lockfile import WeightsLock
+from .lora import check_adapter
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .origin import Origin, at
+from .parts import INDEX, first_part, lacking_gguf, lacking_safetensors, without_part
 from .tokenizer import TOKENIZER_FILES, check_described, choose_tokenizer
 from .tools import Tools
 
@@ -29,9 +32,6 @@ _HEAD = 1 << 20
 """Bytes of a file in which its format says what it holds."""
 
 _MODELOPT = "hf_quant_config.json"
-
-_PART_OF = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
-"""What llama.cpp's llama-gguf-split puts into the names of a model's parts."""
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter is; the rest of its folder (optimizer states, checkpoints) stays where it is."""
@@ -136,6 +136,8 @@ def lock_adapters(file: SpecFile, tools: Tools) -> Mapping[str, WeightsLock]:
                 what = f"the adapter {adapter.name} lacks {' and '.join(lacking)}"
                 mend = "name the folder that PEFT's `save_pretrained` wrote, which has both"
                 raise SpecError(what, where=where, mend=mend)
+            config = next(one for one in chosen if one.path == ADAPTER_FILES[0])
+            _raise(check_adapter(file, number, read_file(source, config)))
             files = source.lock(chosen, keep=keep)
         locked[adapter.name] = WeightsLock(adapter.source, source.revision or adapter.revision or "", files)
     return locked
@@ -252,11 +254,12 @@ def _check_folder(file: SpecFile, source: Source, files: Sequence[SourceFile], p
     recipe, where = RECIPES[file.spec.engine.kind], file.where("weights", "source")
     lacking = recipe.lacking(paths)
     if not lacking:
+        _check_index(file, source, files, where)
         return
     kinds = [f"a {need} file" if need.startswith(".") else need for need in recipe.weights]
     none = [f"{need} file" if need.startswith(".") else need for need in lacking]
     within = sorted({path.rpartition("/")[0] for path in paths if path.rpartition("/")[2] == recipe.weights[0]} - {""})
-    mend, who = "choose another source, or another engine", "these weights"
+    mend, who = _other_ways(recipe, paths), "these weights"
     if file.spec.weights is not None and file.spec.weights.tokenizer is not None:
         who = "weights and tokenizer"
     if set(lacking) <= set(TOKENIZER_FILES):
@@ -269,11 +272,50 @@ def _check_folder(file: SpecFile, source: Source, files: Sequence[SourceFile], p
     raise SpecError(what, where=where, mend=mend)
 
 
+def _check_index(file: SpecFile, source: Source, files: Sequence[SourceFile], where: str) -> None:
+    """Every file that the index of the tensors names must be there, where the engine opens them."""
+    recipe, named = RECIPES[file.spec.engine.kind], {one.path: one for one in files}
+    instead = any(path.endswith(row.file) for row in recipe.by_file for path in named)
+    if INDEX not in named or ".safetensors" not in recipe.weights or instead:
+        return
+    try:
+        lacking = lacking_safetensors(read_file(source, named[INDEX]), named)
+    except ValueError as error:
+        raise SpecError(f"{INDEX} is not JSON: {error}", where=where, mend="restore the file") from error
+    if lacking:
+        raise _incomplete(f"{INDEX} names", lacking, where)
+
+
+def _incomplete(who: str, lacking: Sequence[str], where: str) -> SpecError:
+    named = ", ".join(lacking[:_NAMED]) + (f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else "")
+    what = f"a part of the model is missing: {who} {named}"
+    return SpecError(what, where=where, mend="upload the rest, or take it with `weights.include`")
+
+
+def _other_ways(recipe: Recipe, paths: Sequence[str]) -> str:
+    """What else can be done with weights that the engine does not open."""
+    if ADAPTER_FILES[0] in paths:
+        return "this is a LoRA adapter: name it in `weights.adapters`, and in `weights.source` the model that it is for"
+    able = [one.engine for one in RECIPES.values() if one is not recipe and _opens(one, paths)]
+    other = (
+        f"use an engine that opens these ({', '.join(able)})" if able else "choose another source, or another engine"
+    )
+    if recipe.engine in CONVERTED and able:
+        return f"compile them: name them in `conversion.source`, for `packager convert`; or {other}"
+    return f"{other}, or choose another source" if able else other
+
+
+def _opens(recipe: Recipe, paths: Sequence[str]) -> bool:
+    if recipe.folder:
+        return not recipe.lacking([path for path in paths if not path.endswith(".gguf")])
+    return bool(recipe.weights) and any(path.endswith(recipe.weights) for path in paths)
+
+
 def _tell_unused(file: SpecFile, files: Sequence[SourceFile], entry: str, tools: Tools) -> None:
     """Say that more is taken than the engine opens: repositories of GGUF files hold a model in many quantizations."""
     recipe = RECIPES[file.spec.engine.kind]
-    whole = _PART_OF.sub("", entry)
-    others = [one for one in files if one.path.endswith(recipe.weights) and _PART_OF.sub("", one.path) != whole]
+    whole = without_part(entry)
+    others = [one for one in files if one.path.endswith(recipe.weights) and without_part(one.path) != whole]
     if not recipe.folder and others:
         size = sum(one.size for one in others) / 1e9
         tools.say(
@@ -292,12 +334,19 @@ def _check_file(file: SpecFile, chosen: str | None, paths: Sequence[str]) -> Non
     where = file.where("weights", "file" if chosen else "source")
     if not fitting:
         what = f"the engine {recipe.engine} opens {kinds}, and the weights have none"
-        raise SpecError(what, where=where, mend="choose another source, or another engine")
+        raise SpecError(what, where=where, mend=_other_ways(recipe, paths))
     choice = f"one of: {', '.join(fitting[:_NAMED])}"
     if entry is None:
         what = f"the engine {recipe.engine} opens one file, and {len(fitting)} of the weights are {kinds}"
+        if first := first_part(fitting):
+            choice = f"the first part: {first}"
         raise SpecError(what, where=where, mend=f"say which in `weights.file`, {choice}")
     if entry not in paths:
         raise SpecError(f"{entry} is not among the weights", where=where, mend=choice)
     if entry not in fitting:
         raise SpecError(f"the engine {recipe.engine} opens {kinds}, not {entry}", where=where, mend=choice)
+    if lacking := lacking_gguf(entry, paths):
+        raise _incomplete(f"with {entry} belong", lacking, where)
+    if entry != (first := min(path for path in fitting if without_part(path) == without_part(entry))):
+        what = f"{entry} is not the first part of the model, which the engine opens"
+        raise SpecError(what, where=where, mend=f"write {first}: it opens the others by itself")
