@@ -122,7 +122,8 @@ def cli_page() -> str:
 
 CLI_HEAD = """\
 Results go to standard output, talk to standard error. Exit codes: 0 done, 1 a failure with its reason, 2 a wrong
-command line, 70 a bug in packager, 130 interrupted.
+command line, 70 a bug in packager, 130 interrupted, 129 and 143 ended by SIGHUP and SIGTERM, 141 the reader of its
+output has left.
 """
 
 

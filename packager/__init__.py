@@ -12,9 +12,11 @@ Names are loaded when they are first used: importing packager costs nothing.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # what typing has, which takes longer to import than all of this: Ctrl-C would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from .errors import PackagerError as PackagerError
     from .image.assemble import assemble_image as assemble_image
     from .image.plan import plan_image as plan_image
@@ -58,7 +60,7 @@ _PLACES = {
 __all__ = [*_PLACES]  # noqa: PLE0604  # a literal list of the table's keys would be a second copy
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)

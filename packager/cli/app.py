@@ -2,7 +2,8 @@
 
 A command is imported when it is run, not when the list of commands is shown: help stays quick.
 
-Exit codes: 0 done, 1 a failure with its reason, 2 a wrong command line, 70 a bug in packager, 130 interrupted.
+Exit codes: 0 done, 1 a failure with its reason, 2 a wrong command line, 70 a bug in packager, 130 interrupted, 129 and
+143 ended by SIGHUP and SIGTERM, 141 the reader of its output has left.
 """
 
 import difflib
@@ -18,6 +19,7 @@ import click
 
 from ..errors import PackagerError, Problem
 from .console import Console
+from .signals import ended_by_signals
 
 COMMANDS: Mapping[str, str] = {
     "init": "Write a commented spec to start from.",
@@ -140,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _settle_streams()
     console, status = Console(), 0
     try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], console)
+        with ended_by_signals():
+            status = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], console)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has left (`packager catalog | head -1`)
         _drop_output()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NoReturn
+from typing import Any
 
 from ..environ import LOG_LEVEL
 from ..errors import LoadError
@@ -28,10 +27,7 @@ def served(package: Path) -> Iterator[str]:
     argv = [sys.executable, "-m", __name__.partition(".")[0], "serve", str(package), "--port", "0"]
     # A session of its own: Ctrl-C ends an answer, not the server.
     env = os.environ | {LOG_LEVEL.name: "info"}  # what is read here is its log
-    with (
-        _ended_by_signals(),
-        subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env) as process,
-    ):
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env) as process:
         events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         threading.Thread(target=_read, args=(process, events), daemon=True).start()
         try:
@@ -42,24 +38,6 @@ def served(package: Path) -> Iterator[str]:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that is closed, raise SystemExit: the server must not outlive this process."""
-
-    def leave(number: int, _: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    kept = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
-    heard = {one: handler for one, handler in kept.items() if handler is not signal.SIG_IGN}  # nohup
-    for one in heard:
-        signal.signal(one, leave)
-    try:
-        yield
-    finally:
-        for one, handler in heard.items():
-            signal.signal(one, handler)
 
 
 def _when_ready(package: Path, events: "SimpleQueue[dict[str, Any] | None]") -> str:

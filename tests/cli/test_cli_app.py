@@ -3,13 +3,19 @@
 import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import click
+import psutil
 import pytest
+from fakes.cli import environment
+from fakes.serving import PATIENCE, wait_until
 
 from packager.cli import app
 from packager.cli.app import COMMANDS, main
@@ -142,6 +148,60 @@ def test_an_interrupt_is_one_line(fails_with, capsys):
     fails_with(KeyboardInterrupt())
     assert main(["lock"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("way", ["module", "script"])
+def test_an_interrupt_of_the_imports_is_one_line_too(tmp_path, way):
+    """Ctrl-C in the first tenth of a second, as a library is imported: one that stands for click sends it."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["packager"]
+    start = f"import sys; from {script.replace(':', ' import ')} as run; sys.exit(run())"
+    done = subprocess.run(
+        [sys.executable, *(["-m", "packager"] if way == "module" else ["-c", start]), "--help"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+WAITS = """
+import os, sys
+from pathlib import Path
+pids = Path(os.environ["PIDS"])
+(pids / "new").write_text(" ".join(sys.argv))
+(pids / "new").rename(pids / str(os.getpid()))
+os.execvp("sleep", ["sleep", "600"])
+"""
+"""What stands for pip: it tells that it was started, and does not end by itself."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_a_command_has_started_ends_with_it(tmp_path, number):
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip/__init__.py").touch()
+    (tmp_path / "pip/__main__.py").write_text(WAITS)
+    (tmp_path / "pids").mkdir()
+    shutil.copy(ROOT / "examples/echo/packager.yaml", tmp_path)
+    env = {**environment(tmp_path / "cache"), "PYTHONPATH": f"{tmp_path}:{ROOT}", "PIDS": str(tmp_path / "pids")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "packager", "lock", str(tmp_path)],
+        env=env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until(lambda: process.poll() is not None or [*tmp_path.glob("pids/[0-9]*")], "pip was started")
+        (child,) = [psutil.Process(int(path.name)) for path in tmp_path.glob("pids/[0-9]*")]
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    assert not child.is_running()
+    assert "Traceback" not in said
+    assert not (tmp_path / "packager.lock").exists()
 
 
 def test_a_reader_that_leaves_is_no_failure():

@@ -1,5 +1,6 @@
 """`packager serve` where it cannot serve."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,16 @@ def test_a_host_that_is_no_name(tmp_path: Path, capsys) -> None:
     package = make_package(tmp_path / "package", vendored=False)
     assert main(["serve", str(package), "--host", "a..b", "--port", "0"]) == 1
     assert capsys.readouterr().err.startswith("error: a..b:0: cannot listen: ")
+
+
+def test_a_terminal_that_is_closed_ends_it_at_once(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "package", vendored=False)
+    command = [sys.executable, "-m", "packager", "serve", str(package), "--port", "0"]
+    with subprocess.Popen(command, env=environment(tmp_path / "cache"), stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stderr if '"ready"' in line)
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr.read() == ""
+    assert process.returncode == -signal.SIGHUP
 
 
 def test_a_package_that_serves_itself_refuses_a_port_too(tmp_path: Path) -> None:
