@@ -13,12 +13,13 @@ from packaging.version import Version
 
 from ..errors import Problem, SpecError
 from ..recipes import RECIPES
-from ..recipes.recipe import Format, Recipe, Record
+from ..recipes.recipe import Recipe, Record
 from ..spec.load import SpecFile
 from .built import dropped_by_gpu
 from .drift import engine_version, python_requirements
 from .hardware import gpu_of, listed, newer, too_old
 from .model import WHOLE, ModelFacts
+from .shards import unshared
 
 
 def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None]) -> None:
@@ -35,7 +36,7 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
         *_needs(file, model),
         *_weights_on_gpu(file, model),
         *_dtype(file, model),
-        *unshared_heads(file, model),
+        *unshared(file, model),
         *_context(file, model),
     )
     if problems:
@@ -117,7 +118,7 @@ def _notes(file: SpecFile, model: ModelFacts) -> tuple[str, ...]:
         return ()
     if recipe.gpu_note:
         said.append(recipe.gpu_note)
-    row = _row(recipe, model) or recipe.format("quantization", spec.quantization)
+    row = recipe.of_weights(model.quantization) or recipe.format("quantization", spec.quantization)
     if row is not None and gpu.capability < row.native:
         said.append(f"{spec.hardware.gpu} does not compute in {model.quantization or row.name}: {row.note}")
     dtype = recipe.format("dtype", model.dtype)
@@ -190,7 +191,7 @@ def _backend(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
 def _groups(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """Weights whose groups have a size for which the engine has no kernel."""
     recipe, taken = RECIPES[file.spec.engine.kind], getattr(file.spec.engine, "backend", "")
-    row = _row(recipe, model)
+    row = recipe.of_weights(model.quantization)
     if row is None or model.group is None or model.group in row.groups.get(taken, (model.group,)):
         return ()
     sizes = listed(str(size) for size in row.groups[taken])
@@ -247,7 +248,13 @@ def _quantization(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
 def _method(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     recipe = RECIPES[file.spec.engine.kind]
     record = recipe.record
-    if record is None or not record.methods or not model.quantization or _row(recipe, model) or not _is_recorded(file):
+    if (
+        record is None
+        or not record.methods
+        or not model.quantization
+        or recipe.of_weights(model.quantization)
+        or not _is_recorded(file)
+    ):
         return ()
     if model.method in record.methods:
         return ()
@@ -262,7 +269,7 @@ def _method(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
 def _needs(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """Distributions that weights of this kind take beside the engine; a word of `quantization` brings its own."""
     recipe = RECIPES[file.spec.engine.kind]
-    row = _row(recipe, model)
+    row = recipe.of_weights(model.quantization)
     if row is None or file.spec.quantization != "none":
         return ()
     has = {canonicalize_name(Requirement(line).name) for line in python_requirements(file.spec)}
@@ -279,7 +286,7 @@ def _weights_on_gpu(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     spec, recipe = file.spec, RECIPES[file.spec.engine.kind]
     if not model.quantization:
         return ()
-    row, who = _row(recipe, model), f"{recipe.engine} with weights that are {model.quantization}"
+    row, who = recipe.of_weights(model.quantization), f"{recipe.engine} with weights that are {model.quantization}"
     declared = recipe.record.methods.get(model.method, 0) if recipe.record else 0
     floor = row.floor if row else declared
     found = [*too_old(file, who, floor)]
@@ -311,16 +318,6 @@ def _dtype(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     return too_old(file, who, row.floor, where=file.where("engine", "dtype"), instead="write `dtype: float16`")
 
 
-def unshared_heads(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
-    """The problem with attention heads that cannot be shared evenly by as many GPUs as share a layer."""
-    parallel, heads = getattr(file.spec.engine, "tensor_parallel", 1), model.heads
-    if heads is None or heads % parallel == 0:
-        return ()
-    fits = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
-    what = f"`tensor_parallel: {parallel}` cannot share the model's {heads} attention heads"
-    return (Problem(what, file.where("engine", "tensor_parallel"), f"write one of: {fits}"),)
-
-
 def _context(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """With more, vLLM does not start; the others would answer nonsense past what the model was trained for."""
     asked = getattr(file.spec.engine, "context_length", None)
@@ -328,11 +325,6 @@ def _context(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
         return ()
     what = f"`context_length: {asked}` is more than the {model.context} tokens that the model was trained for"
     return (Problem(what, file.where("engine", "context_length"), f"write {model.context} or less, or leave it out"),)
-
-
-def _row(recipe: Recipe, model: ModelFacts) -> Format | None:
-    """What the recipe says of weights that are quantized so."""
-    return recipe.format("weights", model.quantization) or recipe.format("weights", model.method)
 
 
 def _word_for(recipe: Recipe, model: ModelFacts) -> str | None:

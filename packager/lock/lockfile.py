@@ -19,7 +19,7 @@ from ..wheels.contest import Contest
 from ..wheels.resolve import Wheel
 from .model import ModelFacts
 
-FORMAT = 4
+FORMAT = 5
 FILE_NAME = "packager.lock"
 
 

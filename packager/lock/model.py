@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_KEYS, _LATENT = ("num_key_value_heads",), ("kv_lora_rank",)
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 _STRETCHES = ("linear", "dynamic")
 """Kinds of RoPE scaling whose `factor` comes on top of the length in config.json; with the others it is in it (vLLM
@@ -15,6 +16,10 @@ _SCALED = "gemma3"
 """How the names of those begin whose length is scaled already, whatever the kind (the same function)."""
 _MOST_FACTOR = 4096
 """JSON has Infinity; no model stretches its positions so far."""
+_RULES = ("dynamic", "modules_in_block_to_quantize")
+"""What GPTQModel quantizes otherwise than the rest, or alone."""
+_BESIDE = re.compile(r"(lm_head|gate|router)\$?$|vis|audio|embed")
+"""Names of what is beside attention and MLP, and mostly not quantized."""
 INNER = ("text_config", "llm_config", "language_config")
 """Where a model with eyes or ears keeps its language model's configuration."""
 WHOLE = -1
@@ -27,8 +32,10 @@ class ModelFacts:
 
     `architectures` are names in the words of the format: classes of transformers, a GGUF architecture, the kind of
     a CTranslate2 model. `quantization` is `METHOD` or `METHOD:KIND`, `dtype` the number format of the rest. `heads`
-    are attention heads, `context` tokens that it was trained for. `group` is how many weights of a quantized model share
-    a scale, or WHOLE. `own_code` says that the weights bring the class that runs them.
+    are attention heads, `kv_heads` those of keys and values, where each head of a token is cached; `context` tokens that
+    it was trained for. `group` is how many weights of a quantized model share a scale, or WHOLE; `cuts` are the inputs of
+    each layer's last matrices that are quantized in such groups: tensor parallel divides these. `own_code` says that the
+    weights bring the class that runs them.
     """
 
     architectures: tuple[str, ...] = ()
@@ -37,6 +44,8 @@ class ModelFacts:
     heads: int | None = None
     context: int | None = None
     group: int | None = None
+    kv_heads: int | None = None
+    cuts: tuple[int, ...] = ()
     own_code: bool = False
 
     @property
@@ -55,8 +64,10 @@ def facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
         quantization=_quantization(config, text),
         dtype=dtype.removeprefix("torch."),
         heads=_number((config, text), _HEADS),
+        kv_heads=None if _number((config, text), _LATENT) else _number((config, text), _KEYS),
         context=_context(config, text),
         group=_group(config, text),
+        cuts=_cuts(config, text),
         own_code="AutoModelForCausalLM" in _mapping(config, "auto_map"),
     )
 
@@ -101,6 +112,43 @@ def _group(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     if layers.get("strategy") == "channel" or said.get("group_size") == WHOLE:
         return WHOLE
     return _number((said, layers), ("group_size", "q_group_size"))
+
+
+def _cuts(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
+    """Only where all such matrices are quantized alike: an exception may be the one that would not fit."""
+    said, group = _said_of_quantization(config, text), _group(config, text)
+    if group is None or group == WHOLE or _has_exceptions(said):
+        return ()
+    widths = (_attended(config, text), *_inner(config, text))
+    return tuple(width for width in widths if width > group and width % group == 0)
+
+
+def _has_exceptions(said: Mapping[str, Any]) -> bool:
+    if any(said.get(key) for key in _RULES) or len(_mapping(said, "config_groups")) > 1:
+        return True
+    listed = (said.get("modules_to_not_convert"), said.get("ignore"))
+    names = [name for one in listed if isinstance(one, list) for name in one]
+    return not all(isinstance(name, str) and _BESIDE.search(name) for name in names)
+
+
+def _attended(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
+    """Inputs of the attention's last matrix: what comes of its heads; 0 where that is not said."""
+    places = (config, text)
+    heads, hidden = _number(places, _HEADS) or 0, _number(places, ("hidden_size",)) or 0
+    each = _number(places, ("v_head_dim",)) or _number(places, ("head_dim",)) or (heads and hidden // heads)
+    return heads * each
+
+
+def _inner(config: Mapping[str, Any], text: Mapping[str, Any]) -> Iterator[int]:
+    """Inputs of an MLP's last matrix. Experts are not among them: vLLM makes their groups smaller (0.32.0, moe_wna16.py)."""
+    places = (config, text)
+    width = _number(places, ("intermediate_size",)) or 0
+    if not any("expert" in key for place in places for key in place):
+        yield width
+        return
+    yield _number(places, ("shared_expert_intermediate_size",)) or 0
+    yield (_number(places, ("n_shared_experts",)) or 0) * (_number(places, ("moe_intermediate_size",)) or 0)
+    yield width if _number(places, ("first_k_dense_replace",)) else 0
 
 
 def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:

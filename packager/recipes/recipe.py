@@ -24,7 +24,8 @@ class Format:
     weights too, else `made_by` says what makes them. Weights whose config does not say it are known by a `file`: one
     that ends so, in place of the last of the recipe's. `needs` are distributions that weights like this take beside the
     engine; without `splits` they stay on one GPU (no tensor parallel). `groups` are how many weights may share a scale,
-    by the `engine.backend` that takes no other sizes. `without`, of a cache, are words of `quantization` that it does not
+    by the `engine.backend` that takes no other sizes; with `whole_groups`
+    tensor parallel divides its inputs between groups alone. `without`, of a cache, are words of `quantization` that it does not
     go with.
     `source` is where the row is from.
     """
@@ -44,6 +45,7 @@ class Format:
     needs: tuple[str, ...] = ()
     splits: bool = True
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    whole_groups: bool = False
     without: tuple[str, ...] = ()
 
 
@@ -138,6 +140,10 @@ class Recipe:
     def format(self, where: str, name: str) -> Format | None:
         """The row for `name`, said at `where`; None when there is none."""
         return next((one for one in self.formats.get(where, ()) if one.name == name), None)
+
+    def of_weights(self, quantization: str) -> Format | None:
+        """The row for weights that call themselves `METHOD` or `METHOD:KIND`; None when there is none."""
+        return self.format("weights", quantization) or self.format("weights", quantization.partition(":")[0])
 
     def entry(self, paths: Sequence[str], chosen: str | None) -> str | None:
         """What of the weights the engine opens: `chosen`, else the only file it can open (`.`: the whole folder).

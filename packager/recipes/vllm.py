@@ -5,6 +5,10 @@ from .records.vllm import RECORD
 
 _MARLIN = "the weights are unpacked to 16 bits for each product (Marlin), which saves memory but no time"
 _W8A8 = "vllm 0.32.0, compressed_tensors_w8a8_fp8.py and compressed_tensors_w8a16_fp8.py get_min_capability"
+_AWQ = "vllm 0.32.0, auto_awq.py get_min_capability; AutoAWQLinearMethod refuses groups that two GPUs would share"
+_SHARED = "of groups that two GPUs would share, one GPU gets the scales of others, or no kernel takes them (choose_mp_linear_kernel)"
+_GPTQ = f"vllm 0.32.0, auto_gptq.py get_min_capability; {_SHARED}"
+_W4A16 = f"vllm 0.32.0, compressed_tensors_wNa16.py get_min_capability; {_SHARED}"
 _BITSANDBYTES = "vllm-bnb-plugin 0.0.3, quantization/config.py get_min_capability and bitsandbytes_loader.py"
 _GGUF = (
     "vllm-gguf-plugin 0.0.5: quantization/config.py says 6.0, but the machine code in _C_gguf.abi3.so begins with sm_75, "
@@ -52,14 +56,14 @@ RECIPE = Recipe(
         "quantization": (
             Format(
                 "awq",
-                "vllm 0.32.0, auto_awq.py get_min_capability",
+                _AWQ,
                 floor=75,
                 weights=("awq", "auto_awq", "awq_marlin"),
                 made_by="GPTQModel",
             ),
             Format(
                 "gptq",
-                "vllm 0.32.0, auto_gptq.py get_min_capability",
+                _GPTQ,
                 floor=60,
                 weights=("gptq", "auto_gptq", "gptq_marlin"),
                 made_by="GPTQModel",
@@ -84,6 +88,9 @@ RECIPE = Recipe(
             ),
         ),
         "weights": (
+            Format("awq", _AWQ, floor=75, whole_groups=True),
+            Format("gptq", _GPTQ, floor=60, whole_groups=True),
+            Format("compressed-tensors:pack-quantized", _W4A16, floor=75, whole_groups=True),
             Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",), splits=False),
             Format("fp8", "vllm 0.32.0, fp8.py get_min_capability", floor=75, native=89, note=_MARLIN),
             Format("compressed-tensors:float-quantized", _W8A8, floor=75, native=89, note=_MARLIN),

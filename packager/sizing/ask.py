@@ -7,10 +7,10 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ..errors import Problem, SpecError
-from ..lock.gates import unshared_heads
+from ..errors import SpecError
 from ..lock.hardware import gpu_of
 from ..lock.model import ModelFacts, facts_of_config
+from ..lock.shards import unshared
 from ..spec.load import SpecFile
 from ..spec.model import ModelSpec
 from .compiled import Limits, config_of_engine, limits_of_engine
@@ -18,7 +18,7 @@ from .demand import Demand, Place, Weights
 from .engines import ENGINES
 from .formats import BYTES, CACHES, Width, is_unpacked, width_at_load, width_of_weights
 from .gguf import width_of_gguf
-from .shape import Shape, read_shape, shares_heads
+from .shape import read_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ def demand_of(
         limits, config = limits or limits_of_engine(config), own
     shape = read_shape(config, where=where)
     facts = facts_of_config(config)
-    facts = replace(facts, heads=shape.heads, context=facts.context or shape.context)
-    if problems := unshared_heads(file, facts) or _unshared_keys(file, shape):
+    keys = None if shape.latent else shape.kv_heads
+    facts = replace(facts, heads=shape.heads, kv_heads=keys, context=facts.context or shape.context)
+    if problems := unshared(file, facts):
         raise SpecError.collect(problems)
     kv_cache = getattr(spec.engine, "kv_cache", "auto")
     if kv_cache != "auto" and kv_cache not in CACHES.get(kind, {}):
@@ -73,18 +74,8 @@ def demand_of(
         piece=_piece(spec, limits),
         kv_cache=kv_cache,
         quantization=spec.quantization,
-        method=facts.quantization,
+        model=facts,
     )
-
-
-def _unshared_keys(file: SpecFile, shape: Shape) -> tuple[Problem, ...]:
-    """The problem with heads of keys that vLLM cannot share; what others make of them is not known."""
-    tensor = getattr(file.spec.engine, "tensor_parallel", 1)
-    if file.spec.engine.kind != "vllm" or shares_heads(shape, tensor):
-        return ()
-    fits = ", ".join(str(number) for number in range(1, shape.heads + 1) if shares_heads(shape, number))
-    what = f"`tensor_parallel: {tensor}` cannot share the model's {shape.kv_heads} heads of keys"
-    return (Problem(what, file.where("engine", "tensor_parallel"), f"write one of: {fits}"),)
 
 
 def _context(file: SpecFile, facts: ModelFacts, asked: Asked, where: str, limits: Limits | None) -> int:

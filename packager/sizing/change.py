@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ..lock.shards import shares
 from ..recipes import RECIPES
 from ..recipes.gpus import GPUS
 from ..recipes.recipe import Format
 from .demand import Demand, Place, measure
 from .formats import CACHES, is_unpacked, width_at_load
-from .shape import shares_heads
 
 LEAST_CONTEXT = 2048
 """Tokens: a shorter context is no mend of a spec that asks for more, it is another product."""
@@ -106,7 +106,7 @@ def _quantizations(demand: Demand) -> Iterator[Change]:
     """Of weights that are not quantized: first what the engine makes of them itself, the widest first."""
     recipe, now = RECIPES[demand.engine], demand.weights.loaded
     asked, cache = recipe.format("quantization", demand.quantization), recipe.format("kv_cache", demand.kv_cache)
-    if demand.method or demand.weights.stored is not None or (asked is not None and not asked.at_load):
+    if demand.model.quantization or demand.weights.stored is not None or (asked is not None and not asked.at_load):
         return
     for row in sorted(recipe.formats.get("quantization", ()), key=lambda row: not row.at_load):
         width = width_at_load(demand.engine, row.name)
@@ -130,7 +130,7 @@ def _more_gpus(demand: Demand) -> Iterator[Change]:
             continue
         if splits == "layers":
             yield _on(demand, replace(place, pipeline=count), f"`hardware.count: {count}`")
-        elif shares_heads(demand.shape, tensor := place.tensor * count // now):
+        elif shares(demand.engine, demand.model, tensor := place.tensor * count // now):
             words = f"`engine.tensor_parallel: {tensor}` with `hardware.count: {count}`"
             yield _on(demand, replace(place, tensor=tensor), words)
 
@@ -149,8 +149,9 @@ def _larger_gpu(demand: Demand) -> Iterator[Change]:
         larger = [name for name in larger if not name.startswith(_CARDS)]
     for name in sorted(larger, key=lambda name: GPUS[name].bytes):
         weights = demand.weights
-        if is_unpacked(demand.engine, demand.method, None):  # on some GPUs
-            packed = not is_unpacked(demand.engine, demand.method, GPUS[name].capability)
+        method = demand.model.quantization
+        if is_unpacked(demand.engine, method, None):  # on some GPUs
+            packed = not is_unpacked(demand.engine, method, GPUS[name].capability)
             weights = replace(weights, loaded=weights.stored if packed else None)
         moved = replace(demand, weights=weights, place=replace(place, gpu=name))
         yield Change("gpu", f"`hardware.gpu: {name}`", moved)
@@ -166,8 +167,7 @@ def _has_all(demand: Demand, capability: int) -> bool:
 
 def _row(demand: Demand) -> Format | None:
     """What the recipe says of weights that are quantized as these are."""
-    recipe, method = RECIPES[demand.engine], demand.method
-    return recipe.format("weights", method) or recipe.format("weights", method.partition(":")[0])
+    return RECIPES[demand.engine].of_weights(demand.model.quantization)
 
 
 def _has(row: Format, capability: int) -> bool:

@@ -1,7 +1,8 @@
 """Does it fit: what one GPU has to hold of weights, cache and workspace, against what it has."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from ..lock.model import ModelFacts
 from ..recipes.gpus import GPUS
 from .cache import cache_format, held_tokens, token_bytes
 from .engines import CONTEXT, ENGINES, Memory
@@ -55,7 +56,7 @@ class Demand:
     """What is asked: a model, an engine, and how many tokens of how many requests have to be in memory at once.
 
     `slots` are requests that are computed together, `piece` the tokens of prompts that are. `quantization` is the spec's
-    word, `method` what the weights call their own (lock/model.py), empty where they are not quantized.
+    word, `model` what the weights say themselves.
     """
 
     engine: str
@@ -68,7 +69,7 @@ class Demand:
     piece: int
     kv_cache: str = "auto"
     quantization: str = "none"
-    method: str = ""
+    model: ModelFacts = field(default_factory=ModelFacts)
 
     @property
     def memory(self) -> Memory:

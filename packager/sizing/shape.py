@@ -103,15 +103,6 @@ def read_shape(config: Mapping[str, Any], *, where: str) -> Shape:
     )
 
 
-def shares_heads(shape: Shape, tensor: int) -> bool:
-    """Whether so many GPUs can share the heads: of keys, each has as many, or each head is on as many GPUs.
-
-    vllm 0.32.0, layers/linear.py QKVParallelLinear.
-    """
-    keys = shape.latent is not None or shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0
-    return shape.heads % tensor == 0 and keys
-
-
 @dataclass(frozen=True, slots=True)
 class _Config:
     values: Mapping[str, Any]

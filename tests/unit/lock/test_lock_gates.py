@@ -609,6 +609,43 @@ class TestWeights:
                 "`tensor_parallel: 3` cannot share the model's 8 attention heads",
                 "write one of: 1, 2, 4, 8",
             ),
+            *(
+                (
+                    f"kind: {engine}, tensor_parallel: 4",
+                    [gpu("h100", 4), "image: {base: {kind: layout, path: base.oci}}"],
+                    facts(heads=40, kv_heads=10),
+                    "4",
+                    "`tensor_parallel: 4` cannot share the model's 10 heads of keys",
+                    "write one of: 1, 2, 5, 10, 20, 40",
+                )
+                for engine in ("vllm", "lmdeploy", "lmdeploy, backend: pytorch", "tensorrt_llm")
+            ),
+            (
+                "kind: vllm, tensor_parallel: 16",
+                [gpu("h100", 16)],
+                facts(heads=40, kv_heads=10),
+                "16",
+                "`tensor_parallel: 16` cannot share the model's 40 attention heads",
+                "write one of: 1, 2, 5, 10, 20, 40",
+            ),
+            # Qwen/Qwen2-72B-Instruct-AWQ as it was first: 231 groups in each row of down_proj
+            (
+                "kind: vllm, tensor_parallel: 2",
+                [gpu("h100", 2)],
+                facts("awq", heads=64, kv_heads=8, group=128, cuts=(8192, 29568)),
+                "2",
+                "`tensor_parallel: 2` cannot share the model's 29568 inputs, which are quantized in groups of 128",
+                "write `tensor_parallel: 1`, and `pipeline_parallel: 2` for as many GPUs",
+            ),
+            # Qwen/Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4: its shared expert
+            (
+                "kind: vllm, tensor_parallel: 8",
+                [gpu("h100", 8)],
+                facts("gptq", heads=16, kv_heads=16, group=128, cuts=(2048, 5632)),
+                "8",
+                "`tensor_parallel: 8` cannot share the model's 5632 inputs, which are quantized in groups of 128",
+                "write one of: 1, 2, 4",
+            ),
             (
                 "kind: vllm, context_length: 8192",
                 [],
@@ -645,6 +682,25 @@ class TestWeights:
             ("kind: vllm, tensor_parallel: 2", [gpu("l4", 2), "quantization: nf4"], facts()),
             ("kind: vllm", [gpu("l4"), "quantization: nf4"], facts("bitsandbytes:nf4")),
             ("kind: vllm, context_length: 4096", [], LLAMA),
+            *(
+                # TurboMind fills the last group up (turbomind/builders/ffn.py), transformers has no tensor parallel
+                (f"kind: {engine}", [gpu("h100", 2)], facts(method, heads=64, kv_heads=8, group=128, cuts=(29568,)))
+                for engine, method in (
+                    ("lmdeploy, tensor_parallel: 2", "awq"),
+                    ("lmdeploy, tensor_parallel: 2", "gptq"),
+                    ("vllm, pipeline_parallel: 2", "awq"),
+                    ("vllm, tensor_parallel: 2", "fp8"),
+                )
+            ),
+            (
+                "kind: vllm, tensor_parallel: 2",
+                [gpu("h100", 2)],
+                facts("compressed-tensors:pack-quantized", heads=64, group=128, cuts=(8192, 29696)),
+            ),
+            *(
+                (f"kind: vllm, tensor_parallel: {number}", [gpu("h100", number)], facts(heads=40, kv_heads=10))
+                for number in (1, 2, 5, 10, 20, 40)
+            ),
             ("kind: vllm, context_length: 9999", [], facts()),
             ("kind: transformers", [], facts("fp8")),
             ("kind: transformers", ["quantization: nf4"], facts("bitsandbytes:nf4")),

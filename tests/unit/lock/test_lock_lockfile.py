@@ -71,7 +71,7 @@ def test_the_hash_seed_and_locale_do_not_count():
 
 def test_it_is_text_that_people_can_diff():
     text = LOCKS["weights"].to_bytes().decode()
-    assert text.startswith('{\n  "format": 4,\n  "layer_format": ')
+    assert text.startswith('{\n  "format": 5,\n  "layer_format": ')
     assert text.endswith("}\n")
     assert not any(line != line.rstrip() for line in text.splitlines())
 
@@ -90,7 +90,7 @@ def test_the_kind_of_base():
 def test_another_format_is_refused_with_the_next_step(found):
     value = json.loads(LOCKS["debian"].to_bytes()) | {"format": found}
     shown = json.dumps(found)
-    with pytest.raises(LockError, match=f"has format {shown}; this packager reads format 4") as caught:
+    with pytest.raises(LockError, match=f"has format {shown}; this packager reads format 5") as caught:
         parse_lock(json.dumps(value).encode(), where="hello/packager.lock")
     (problem,) = caught.value.problems
     assert problem.where == "hello/packager.lock"

@@ -10,6 +10,10 @@ from packager.lock.model import INNER, WHOLE, ModelFacts, facts_of_config, facts
 
 HELLO = Path(__file__).resolve().parents[3] / "examples" / "hello"
 
+QWEN = {"num_attention_heads": 64, "num_key_value_heads": 8, "hidden_size": 8192, "intermediate_size": 29568}
+MOE = {"num_attention_heads": 16, "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 1408}
+AWQ = {"quant_method": "awq", "group_size": 128, "version": "gemm"}
+
 
 class TestConfig:
     def test_a_plain_model(self):
@@ -30,6 +34,20 @@ class TestConfig:
     def test_older_names(self):
         found = facts_of_config({"n_head": 12, "n_positions": 1024, "torch_dtype": "torch.float16"})
         assert (found.heads, found.context, found.dtype) == (12, 1024, "float16")
+
+    @pytest.mark.parametrize(
+        ("config", "heads"),
+        [
+            ({"num_attention_heads": 40, "num_key_value_heads": 10}, 10),
+            ({"text_config": {"num_attention_heads": 32, "num_key_value_heads": 16}}, 16),
+            ({"num_attention_heads": 32}, None),
+            ({"num_attention_heads": 32, "num_key_value_heads": None}, None),
+            # DeepSeek-V3: what is cached is one latent for all heads
+            ({"num_attention_heads": 128, "num_key_value_heads": 128, "kv_lora_rank": 512}, None),
+        ],
+    )
+    def test_heads_of_keys(self, config, heads):
+        assert facts_of_config(config).kv_heads == heads
 
     @pytest.mark.parametrize(
         ("said", "name"),
@@ -90,6 +108,51 @@ class TestConfig:
     def test_how_many_weights_share_a_scale(self, said, group):
         assert facts_of_config({"quantization_config": said}).group == group
         assert facts_of_config({"text_config": {"quantization_config": said}}).group == group
+
+    @pytest.mark.parametrize(
+        ("config", "said", "cuts"),
+        [
+            (QWEN, AWQ, (8192, 29568)),
+            (QWEN | {"head_dim": 64}, AWQ, (4096, 29568)),
+            (QWEN, AWQ | {"group_size": 64}, (8192, 29568)),
+            (QWEN, {"quant_method": "gptq", "group_size": 128, "desc_act": False}, (8192, 29568)),
+            (
+                QWEN,
+                {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"group_size": 128}}}},
+                (8192, 29568),
+            ),
+            # what is not quantized is not cut within a group, nor is what has one scale for a whole column
+            (QWEN, AWQ | {"group_size": -1}, ()),
+            (QWEN, {"quant_method": "fp8"}, ()),
+            (QWEN, AWQ | {"modules_to_not_convert": ["lm_head", "model.visual", "re:.*mlp.gate$"]}, (8192, 29568)),
+            (QWEN, AWQ | {"modules_to_not_convert": ["model.layers.0.mlp.down_proj"]}, ()),
+            (QWEN, AWQ | {"modules_to_not_convert": ["gate_proj"]}, ()),
+            (QWEN, {"quant_method": "gptq", "group_size": 128, "dynamic": {"-:down": {}}}, ()),
+            (QWEN, {"quant_method": "gptq", "group_size": 128, "modules_in_block_to_quantize": [["q_proj"]]}, ()),
+            (QWEN | {"num_attention_heads": None}, AWQ, (29568,)),
+            (QWEN | {"intermediate_size": [29568] * 80}, AWQ, (8192,)),
+            # narrower than a group, or no multiple of it: there are no such weights
+            (QWEN | {"intermediate_size": 128}, AWQ, (8192,)),
+            (QWEN | {"intermediate_size": 10944}, AWQ, (8192,)),
+            # experts have kernels that make their groups smaller; shared experts and first layers have none
+            (MOE | {"num_experts": 60}, AWQ, (2048,)),
+            (MOE | {"num_experts": 60, "shared_expert_intermediate_size": 5632}, AWQ, (2048, 5632)),
+            (MOE | {"n_routed_experts": 64, "n_shared_experts": 2}, AWQ, (2048, 2816)),
+            (
+                MOE | {"n_routed_experts": 64, "n_shared_experts": 2, "first_k_dense_replace": 1},
+                AWQ,
+                (2048, 2816, 5632),
+            ),
+            (
+                {"num_attention_heads": 128, "hidden_size": 7168, "v_head_dim": 128, "qk_nope_head_dim": 128},
+                AWQ,
+                (16384,),
+            ),
+        ],
+    )
+    def test_inputs_that_are_quantized_in_groups(self, config, said, cuts):
+        assert facts_of_config(config | {"quantization_config": said}).cuts == cuts
+        assert facts_of_config({"text_config": config, "quantization_config": said}).cuts == cuts
 
     def test_own_code(self):
         assert facts_of_config({"auto_map": {"AutoModelForCausalLM": "modeling.A"}}).own_code

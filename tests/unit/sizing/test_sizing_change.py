@@ -208,6 +208,18 @@ def test_so_do_heads_of_keys(demand):
     assert "`hardware.count: 8`" in next(one.words for one in changes_that_fit(asked) if one.kind == "gpus")
 
 
+@pytest.mark.parametrize(
+    ("inner", "words"), [(29568, None), (29696, "`engine.tensor_parallel: 2` with `hardware.count: 2`")]
+)
+def test_no_more_gpus_than_share_whole_groups(demand, inner, words):
+    """Qwen/Qwen2-72B-Instruct-AWQ, as it is and as it was first: 231 groups in each row of down_proj."""
+    config = {"model_type": "qwen2", "num_attention_heads": 64, "num_key_value_heads": 8, "hidden_size": 8192}
+    config |= {"num_hidden_layers": 80, "intermediate_size": inner, "vocab_size": 152064}
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}
+    asked = demand(config, "engine: {kind: vllm}\nhardware: {gpu: a100-40gb}", context=4096)
+    assert next((one.words for one in changes_that_fit(asked) if one.kind == "gpus"), None) == words
+
+
 def test_ctranslate2_gains_nothing_from_more_gpus(demand):
     asked = demand("llama-3-8b", "engine: {kind: ctranslate2}\nhardware: {gpu: t4}", files=16 * 10**9, context=2048)
     assert not measure(asked).fits
