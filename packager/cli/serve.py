@@ -27,8 +27,7 @@ def command(ctx: click.Context, package: Path, *, host: str, port: int | None) -
         what = f"serving needs the Python module {error.name!r}, which is not installed"
         mend = "pip install 'llm-packager[serve]', or the package's requirements.txt"
         raise LoadError(what, where=str(package), mend=mend) from error
-    if (
-        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    ):  # the server knows what ends it: raised into, it would log that
+    # Its default again, which ends the server at once: raised into the server's loop, it would be logged as a failure.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     ctx.exit(serve(package, host=host, port=port))
