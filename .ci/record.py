@@ -85,6 +85,18 @@ def _makes_decoder(loader: Any) -> bool:
     return "TransformerDecoderModelSpec" in loader.get_model_spec.__code__.co_names
 
 
+_NOT_GENERATING = {
+    "clip",  # only ever a model's eye
+    # Encoders: they make vectors (llama.cpp's llama-arch.cpp and models/*.cpp, attention that is not causal).
+    "bert", "eurobert", "gemma-embedding", "gemma-embedding2", "jina-bert-v2", "jina-bert-v3", "llama-embed",
+    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder",
+    "wavtokenizer-dec",  # makes sound
+    # They answer by diffusion, which llama.cpp's server does not do (llama_model_is_diffusion).
+    "dream", "llada", "llada-moe", "rnd1",
+}  # fmt: skip
+"""What llama.cpp opens, and its server generates no text with."""
+
+
 def read_llama_cpp() -> dict[str, Any]:
     """The architectures that llama.cpp does not call unknown when a GGUF file names them.
 
@@ -101,7 +113,7 @@ def read_llama_cpp() -> dict[str, Any]:
     assert table is not None, "the library no longer has its table of names: look for it anew"
     candidates = {name.decode() for name in table[0].split(b"\0")[:-2]} | set(gguf.MODEL_ARCH_NAMES.values())
     candidates |= {name[start:] for name in candidates for start in range(1, len(name) - 2)}
-    known = candidates - _unknown_to_llama_cpp(sorted(candidates)) - {"clip"}  # only ever a model's eye
+    known = candidates - _unknown_to_llama_cpp(sorted(candidates)) - _NOT_GENERATING
     return {"architectures": sorted(known), **_package("xllamacpp")}
 
 

@@ -199,6 +199,8 @@ def test_records_know_what_the_walk_throughs_are_about():
     assert {"Qwen2ForCausalLM", "MistralForCausalLM", "PhiForCausalLM"} <= set(transformers.architectures)
     assert "BaichuanForCausalLM" not in transformers.architectures
     assert {"llama", "qwen2", "phi2", "baichuan"} <= set(RECIPES["llama_cpp"].record.architectures)
+    # llama.cpp opens them, and makes vectors of a text, not an answer.
+    assert not {"bert", "nomic-bert", "gemma-embedding", "t5encoder"} & set(RECIPES["llama_cpp"].record.architectures)
     assert {"MistralForCausalLM", "PhiForCausalLM"} <= set(RECIPES["ctranslate2"].record.converts)
     assert vllm.methods["awq"] == 75
 
