@@ -155,6 +155,8 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
     said = _said_of_quantization(config, text)
     loads = bool(said.get("load_in_8bit") or said.get("load_in_4bit"))
     method = said.get("quant_method") or ("bitsandbytes" if loads else "")
+    if not method and _number((_mapping(config, "quantization"),), ("bits",)):
+        return "mlx"  # mlx-lm names no method, there and in the `quantization_config` beside it
     if not isinstance(method, str) or not method:
         return ""
     match method:

@@ -154,6 +154,13 @@ class TestConfig:
         assert facts_of_config(config | {"quantization_config": said}).cuts == cuts
         assert facts_of_config({"text_config": config, "quantization_config": said}).cuts == cuts
 
+    def test_quantized_for_apple(self):
+        said = {"group_size": 64, "bits": 4}
+        assert facts_of_config({"quantization": said}).quantization == "mlx"
+        assert facts_of_config({"quantization": said, "quantization_config": said}).quantization == "mlx"
+        assert facts_of_config({"quantization": said, "quantization_config": {"quant_method": "awq"}}).method == "awq"
+        assert facts_of_config({"quantization": "4bit", "quantization_config": said}).quantization == ""
+
     def test_own_code(self):
         assert facts_of_config({"auto_map": {"AutoModelForCausalLM": "modeling.A"}}).own_code
         assert not facts_of_config({"auto_map": {"AutoTokenizer": "tokenization.A"}}).own_code
