@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from .. import environ
 from ..errors import LoadError, Problem, TransferError
 from .http import HttpReader, Place
+from .http_answer import refused
+from .http_connection import shown
 from .source import Reader, SourceFile, is_hidden
 
 LIFETIME = 600
@@ -69,6 +72,8 @@ _REFUSALS: Mapping[str, tuple[str, str]] = {
     "400": ("the store refused the request", f"{_REGION}, and check that the credentials have not expired"),
 }
 """Codes of refusals (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html): what it is, how to mend it."""
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Classes of storage out of which nothing is given before it was restored."""
 _SAME = {"404": "NoSuchKey", "NotFound": "NoSuchKey", "301": "PermanentRedirect"}
 """Answers without a body (to HEAD) have a status instead of a code."""
 
@@ -173,29 +178,50 @@ class S3Source:
         return tuple(sorted(files, key=lambda file: file.path))
 
     def connect(self) -> Reader:
-        return HttpReader(partial(self._locate, set()))
+        asked: dict[str, str] = {}
+        return HttpReader(partial(self._locate, asked), refuse=partial(self._refusal, asked))
 
-    def _locate(self, asked: set[str], path: str) -> Place:
-        """Where the file at `path` is to be read; `asked` are those that this reader wanted to know before.
+    def _locate(self, asked: dict[str, str], path: str) -> Place:
+        """Where the file at `path` is to be read; `asked` are those that this reader wanted to know before, and where.
 
         The first file of all is asked about, for the bucket's region, and each that a reader wants to know again,
         because the store's answer to a signed address does not say what is wrong.
         """
-        key = self._prefix if path == self._name and self._is_object() else f"{self._folder}{path}"
         if path in asked or not self._known:
-            self._ask(key, path)
+            self._ask(path)
             self._known = True
-        asked.add(path)
-        return Place(self._bucket.sign(key), {})
+        place = Place(self._bucket.sign(self._key(path)), {})
+        asked[path] = shown(place.url)
+        return place
 
-    def _ask(self, key: str, path: str) -> None:
-        """Raise what is wrong with `key`; where it is not there, what was wrong with the one object of its name."""
+    def _refusal(self, asked: Mapping[str, str], status: int, headers: Mapping[str, str], where: str) -> LoadError:
+        """What is wrong with the file that is read at `where`; its answer says so in words that are not read."""
+        path = next((path for path, place in asked.items() if place == where), None)
+        if path is not None and status == HTTPStatus.FORBIDDEN:
+            try:
+                self._ask(path)
+            except LoadError as error:
+                return error
+        return refused(status, headers, where)
+
+    def _ask(self, path: str) -> None:
+        """Raise what is wrong with a file; where it is not there, what was wrong with the one object of its name."""
+        key = self._key(path)
         try:
-            self._bucket.head(key)
+            found = self._bucket.head(key)
         except LoadError as error:
             if self._denied and path == self._name and _code(error) in _GONE:
                 raise LoadError.collect(self._denied) from error
             raise
+        storage = found.get("ArchiveStatus", found.get("StorageClass", ""))
+        if ("ArchiveStatus" in found or storage in _ARCHIVES) and 'ongoing-request="false"' not in found.get(
+            "Restore", ""
+        ):
+            mend = "restore it (`aws s3api restore-object`), or copy it to a class of storage that is read at once"
+            raise LoadError(f"the object is archived ({storage})", where=self._bucket.where(key), mend=mend)
+
+    def _key(self, path: str) -> str:
+        return self._prefix if path == self._name and self._is_object() else f"{self._folder}{path}"
 
     @property
     def _name(self) -> str:

@@ -237,6 +237,37 @@ def test_rights_that_end_while_it_reads_are_named(s3: FakeS3) -> None:
             list(reader.read(file.path, 10, 20, file.size))
 
 
+@pytest.mark.parametrize(
+    ("storage", "denied", "said"),
+    [
+        ("STANDARD", True, "access is denied: the object may not be read"),
+        ("DEEP_ARCHIVE", False, r"the object is archived \(DEEP_ARCHIVE\)"),
+        ("GLACIER", False, r"the object is archived \(GLACIER\)"),
+    ],
+)
+def test_one_of_many_that_is_not_given(s3: FakeS3, storage: str, denied: bool, said: str) -> None:
+    """The answer to a signed address says 403 in all these cases."""
+    put_folder(s3)
+    s3.put("models", "tiny/other.safetensors", b"x" * 10, StorageClass=storage)
+    s3.refusals = [Refusal("(GET|HEAD) .*other", 403, "AccessDenied")] * denied
+    source = open_source("s3://models/tiny")
+    with closing(source.connect()) as reader:
+        assert b"".join(reader.read("config.json", 0, 5, len(CONFIG))) == CONFIG[:5]
+        with pytest.raises(LoadError, match=said) as caught:
+            list(reader.read("other.safetensors", 0, 10, 10))
+    (problem,) = caught.value.problems
+    assert problem.where == "s3://models/tiny/other.safetensors"
+    assert "restore it" in problem.mend or "s3:GetObject" in problem.mend
+
+
+def test_an_archived_object_that_was_restored(s3: FakeS3) -> None:
+    s3.put("models", "tiny/m.safetensors", WEIGHTS, StorageClass="GLACIER")
+    s3.client().restore_object(Bucket="models", Key="tiny/m.safetensors", RestoreRequest={"Days": 1})
+    source = open_source("s3://models/tiny")
+    with closing(source.connect()) as reader:
+        assert b"".join(reader.read("m.safetensors", 0, 10, len(WEIGHTS))) == WEIGHTS[:10]
+
+
 @pytest.mark.parametrize("listed", [False, True], ids=["as load() does", "as lock does"])
 def test_one_object_that_may_not_be_read_is_not_called_missing(s3: FakeS3, listed: bool) -> None:
     s3.put("models", "gguf/model.gguf", WEIGHTS)
