@@ -1,7 +1,7 @@
 """Describes a compiled engine, on the machine that compiled it: what only that machine knows goes into engine.json."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def look(folder: Path) -> CompiledFolder:
     except ValueError as error:
         mend = "name the folder that TensorRT-LLM 0.10 to 1.2 wrote"
         raise LoadError(f"it is not TensorRT-LLM's: {error}", where=str(folder / CONFIG), mend=mend) from error
-    problems = tuple(_ranks(folder, config, files))
+    problems = tuple(_ranks(folder, config, {path: listed[path] for path in files}))
     if problems:
         raise LoadError.collect(problems)
     return CompiledFolder(folder, config, files, sum(listed[path] for path in files))
@@ -129,12 +129,14 @@ def _with_earlier(told: Told, path: Path, files: Mapping[str, BuiltFile]) -> Tol
     )
 
 
-def _ranks(folder: Path, config: EngineConfig, files: Sequence[str]) -> Iterator[Problem]:
+def _ranks(folder: Path, config: EngineConfig, files: Mapping[str, int]) -> Iterator[Problem]:
     wanted = rank_files(config.mapping.world_size)
     split = f"{CONFIG} splits the engine over {config.mapping.world_size}"
     for path in wanted:
         if path not in files:
             yield Problem(f"{split}, and {path} is missing", str(folder), "copy all that was compiled")
+        elif not files[path]:
+            yield Problem(f"{path} is empty", str(folder), "copy all that was compiled")
     for path in files:
         if path.endswith(PLANS) and path not in wanted:
             yield Problem(f"{split}, and {path} is none of its parts", str(folder), "move it away")

@@ -17,7 +17,8 @@ def merge(task: Mapping[str, Any]) -> None:
     from safetensors import safe_open  # type: ignore[import-not-found]
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype="auto", trust_remote_code=task["own_code"])
+    # Not `dtype`: the images of TensorRT-LLM 1.0 have a transformers that does not know it yet.
+    model = AutoModelForCausalLM.from_pretrained(task["model"], torch_dtype="auto", trust_remote_code=task["own_code"])
     adapted = PeftModel.from_pretrained(model, task["adapter"])
     with safe_open(Path(task["adapter"]) / "adapter_model.safetensors", "pt") as file:
         has = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118 -- it is no mapping

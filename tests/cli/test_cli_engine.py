@@ -69,6 +69,14 @@ def test_an_engine_is_described(tmp_path, here):
     assert max(map(len, lines)) <= 100
 
 
+def test_a_part_without_a_byte_is_no_part(tmp_path, here):
+    (write_engine(tmp_path / "engine", 2) / "rank1.engine").write_bytes(b"")
+    done = here("engine")
+    assert done.returncode == 1
+    assert "error: engine: rank1.engine is empty\n  mend: copy all that was compiled\n" in done.stderr
+    assert not (tmp_path / "engine/engine.json").exists()
+
+
 def test_again_is_the_same_and_another_is_kept_from(tmp_path, here):
     folder = write_engine(tmp_path / "engine")
     assert here("engine").returncode == 0

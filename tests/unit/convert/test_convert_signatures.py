@@ -77,3 +77,15 @@ def test_the_stand_ins_algorithms_and_calls_are_what_was_read(building):
         parameters = inspect.signature(getattr(building._TrtLLM, name)).parameters.values()
         shown = [str(one.replace(annotation=one.empty)).replace(" = ", "=") for one in parameters]
         assert f"({', '.join(shown)})" == recorded
+
+
+def test_the_merge_names_the_number_format_as_the_transformers_of_each_image_does():
+    """`dtype` came with 4.56 (4.55.0, modeling_utils.py: it goes on to the model, which takes no such word), and images of
+    TensorRT-LLM 1.0 have an older one; `torch_dtype` is taken by 4.55.0, by the 4.57.3 of 1.2.1 and by 5.23.0."""
+    tree = ast.parse((ROOT / "packager/convert/merge.py").read_text())
+    opened = [
+        {one.arg for one in node.keywords}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "AutoModelForCausalLM.from_pretrained"
+    ]
+    assert opened == [{"torch_dtype", "trust_remote_code"}]
