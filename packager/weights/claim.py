@@ -11,11 +11,12 @@ import json
 import os
 import secrets
 import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .flock import ALONE, AT_ONCE, excludes, lock, reach
+from .flock import ALONE, AT_ONCE, DISK, excludes, lock, reach
 
 FORMAT = 2
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.EPERM)
@@ -23,6 +24,9 @@ _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errn
 no /proc, or no hard links."""
 
 
+_SETTLED = 60
+"""Seconds after which whoever begins a journal from beyond our locks has written its first line."""
+_BLOCK = 4096
 _NOT_OURS = (errno.ELOOP, errno.EACCES, errno.EPERM)
 """A link was planted there, or another user began it."""
 
@@ -71,8 +75,8 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
         if (
             held
             and excludes(journal)
-            and _begun_in_reach(descriptor, sha256, size)
             and _is_ours(folder / f"{sha256}.part")
+            and (_begun_in_reach(descriptor, sha256, size) or _begin_again(descriptor, sha256, size))
         ):
             return Claim(folder / f"{sha256}.part", journal, descriptor, private=False)
         os.close(descriptor)
@@ -133,6 +137,17 @@ def _still(path: Path, descriptor: int) -> bool:
 def _begun_in_reach(descriptor: int, sha256: str, size: int) -> bool:
     expected = header(sha256, size, descriptor)
     return os.pread(descriptor, len(expected), 0) == expected
+
+
+def _begin_again(descriptor: int, sha256: str, size: int) -> bool:
+    """Write the first line into a journal that lost it to a power cut: empty, long ago, and on a disk. False for others."""
+    status = os.fstat(descriptor)
+    lost = status.st_nlink == 1 and not os.pread(descriptor, _BLOCK, 0).strip(b"\0")
+    if not lost or time.time() - status.st_mtime < _SETTLED or reach(descriptor) != DISK:
+        return False
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, header(sha256, size, descriptor))
+    return True
 
 
 def _is_ours(part: Path) -> bool:

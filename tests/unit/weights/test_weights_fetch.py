@@ -337,6 +337,32 @@ class TestAnEarlierAttempt:
         assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 6 * PIECE
         assert leftovers(store) == []
 
+    @pytest.mark.parametrize("data", [b"", b"\0" * 200], ids=["empty", "zeros"])
+    def test_a_journal_that_a_power_cut_emptied_is_begun_again(self, store, monkeypatch, data):
+        """Unless it is new, or from beyond our locks: then whoever began it may be about to write its first line."""
+        parts, size = store.root / "parts", len(BIG)
+        self.leave(store, range(6))
+        journal = next(parts.glob("*.journal"))
+        if b'"locks": "disk"' not in journal.read_bytes():
+            missing("temporary files lie on no disk of this machine alone")
+        journal.write_bytes(data)
+
+        def private() -> bool:
+            claim = take_claim(parts, journal.stem, size)
+            assert claim is not None
+            claim.release(done=False)
+            return claim.private
+
+        assert private()
+        os.utime(journal, (1e9, 1e9))
+        with monkeypatch.context() as patch:
+            patch.setattr(flock, "_DISKS", frozenset())
+            assert private()
+        assert not private()
+        assert fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK) == size
+        assert stored(store, BIG) == BIG
+        assert leftovers(store) == []
+
     def test_the_room_it_takes_is_counted(self, store):
         self.leave(store, range(21))
         fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK)
@@ -428,6 +454,16 @@ class TestPlanted:
         fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK)
         assert stored(store, BIG) == BIG
         assert victim.read_bytes() == b"precious"
+
+    def test_a_second_name_of_an_empty_file(self, store, tmp_path):
+        victim = tmp_path / "victim"
+        victim.touch()
+        os.utime(victim, (1e9, 1e9))
+        (store.root / "parts").mkdir(parents=True)
+        os.link(victim, store.root / "parts" / f"{locked('a', BIG).sha256}.journal")
+        fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK)
+        assert stored(store, BIG) == BIG
+        assert victim.read_bytes() == b""
 
     def test_a_link_under_the_final_name(self, store, tmp_path):
         victim = tmp_path / "victim"
