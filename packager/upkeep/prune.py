@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import BusyError, OutputError
 from ..store import Store
+from ..weights.flock import DISK
 from ..weights.leases import Lease, clear_dead, gate
 from .inventory import HEX, Inventory, Item, PartItem, shown, take_inventory
 
@@ -80,7 +81,10 @@ def prune(store: Store, options: PruneOptions) -> Pruned:
 def _refuse_busy(leases: tuple[Lease, ...], store: Store) -> None:
     busy = next((lease for lease in leases if lease.files is None), None)
     if busy is not None:
-        raise BusyError(f"{shown(busy)} uses the store", where=str(store.root), mend="prune it when that has ended")
+        mend = "prune it when that has ended"
+        if busy.locks != DISK:
+            mend += f"; if it has, by a crash on another machine, remove leases/{busy.pid}-*.json there"
+        raise BusyError(f"{shown(busy)} uses the store", where=str(store.root), mend=mend)
 
 
 def _choose(stock: Inventory, options: PruneOptions) -> Pruned:

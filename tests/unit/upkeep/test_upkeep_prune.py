@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import math
 import os
 import threading
@@ -89,6 +90,21 @@ def test_a_build_uses_everything(store):
     with leased(store, "packager build", None), pytest.raises(BusyError, match=r"packager build .* uses the store"):
         prune(store, ALL)
     assert here(store) == [old]
+
+
+def test_a_build_on_another_machine_that_nobody_can_see_has_a_file_to_remove(store):
+    old = put(store, age=99 * DAY)
+    left = store.root / "leases/7-abc.json"
+    left.parent.mkdir()
+    lease = {"holder": "packager build", "pid": 7, "host": "h", "locks": "another:1", "since": 1, "files": None}
+    left.write_text(json.dumps(lease))
+    with pytest.raises(BusyError) as caught:
+        prune(store, ALL)
+    (problem,) = caught.value.problems
+    assert problem.mend.endswith("if it has, by a crash on another machine, remove leases/7-*.json there")
+    left.unlink()
+    prune(store, ALL)
+    assert old not in here(store)
 
 
 def test_a_store_that_is_not_there_has_nothing_to_prune(store):
