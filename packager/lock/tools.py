@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .. import environ
 from ..command import Runner, run_command
@@ -43,11 +44,19 @@ def storing(store: Store) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        if not full and not str(error.filename or "").startswith(str(store.root)):
+        if not full and not _is_of(store, error.filename):
             raise
         mend = "make room or give access there, or name another folder (PACKAGER_CACHE)"
         what = f"cannot write to the store: {(error.strerror or str(error)).lower()}"
         raise OutputError(what, where=str(store.root), mend=mend) from error
+
+
+def _is_of(store: Store, name: object) -> bool:
+    """Whether what a system call named is in the store, or a folder above it, where the store is to be made."""
+    if not isinstance(name, str):
+        return False
+    place, root = Path(name).absolute(), store.root.absolute()
+    return place.is_relative_to(root) or root.is_relative_to(place)
 
 
 def default_tools() -> Tools:

@@ -85,7 +85,9 @@ def hold(folder: Path, name: str, *, waiting: Callable[[str], None] | None = Non
         try:
             yield output
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            named = error.filename  # none where bytes were written: then it is the disk
+            ours = not isinstance(named, str) or Path(named).absolute().is_relative_to(folder.absolute())
+            if ours and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise _unwritable(folder, error) from error
             raise
         finally:

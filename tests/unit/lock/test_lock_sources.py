@@ -266,3 +266,14 @@ def test_a_store_that_is_full(tmp_path, number):
 def test_a_source_that_cannot_be_read_is_not_the_stores(tmp_path):
     with pytest.raises(FileNotFoundError), storing(Store(tmp_path / "store")):
         Store(tmp_path / "store").add(tmp_path / "gone")
+
+
+def test_a_store_that_cannot_be_made_and_a_folder_that_is_called_alike(tmp_path):
+    """The system names the folder that it refused to make something in: one above the store."""
+    store = Store(tmp_path / "home/.cache/packager")
+    refused = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "home"))
+    with pytest.raises(OutputError, match="cannot write to the store: permission denied"), storing(store):
+        raise refused
+    other = PermissionError(errno.EACCES, "Permission denied", f"{store.root}-weights/model.gguf")
+    with pytest.raises(PermissionError), storing(store):
+        raise other

@@ -1,5 +1,6 @@
 """Results appear whole and together, whenever the process dies."""
 
+import errno
 import itertools
 import os
 import subprocess
@@ -204,6 +205,16 @@ def test_a_folder_below_a_file(tmp_path):
     with pytest.raises(OutputError, match="cannot be written: not a directory") as caught:
         write(tmp_path / "file/dist", "x")
     assert "--output" in caught.value.problems[0].mend
+
+
+def test_what_is_refused_elsewhere_is_no_matter_of_the_output(tmp_path):
+    """Weights that may not be read, say: another --output would not help."""
+    elsewhere = str(tmp_path / "weights")
+    with pytest.raises(PermissionError) as caught, hold(tmp_path / "dist", "hello"):
+        raise PermissionError(errno.EACCES, "Permission denied", elsewhere)
+    assert caught.value.filename == elsewhere
+    with pytest.raises(OutputError, match="permission denied"), hold(tmp_path / "dist", "hello"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "dist/hello"))
 
 
 def test_a_full_disk_is_an_output_error(tmp_path):
