@@ -1,8 +1,8 @@
 """TensorRT-LLM's `llmapi` model for Triton: its inputs and outputs, over packager's runtime.
 
 Differences from NVIDIA's model are refusals: performance metrics, stop reasons, log probabilities and `best_of` are not
-to be had. As there, each response of a stream has the whole text so far, and a request with `stop` ends the one that
-has its id.
+to be had. As there, each response of a stream has the whole text so far, an answer as a whole has the prompt before it
+unless told otherwise, and a request with `stop` ends the one that has its id.
 """
 
 from collections.abc import Mapping
@@ -80,6 +80,5 @@ def parse(inputs: Inputs) -> Asked:
             if name in NEVER:
                 raise RequestError(f"the output {name} is not to be had", where=name)
             body[f"return_{name}"] = True
-    body.setdefault("exclude_input_in_output", True)
     parameters = inputs.named_parameters()
     return parse_inputs(body | {"parameters": parameters}, new_id(), stream=body.get("stream") is True)
