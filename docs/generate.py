@@ -210,9 +210,11 @@ def format_lines(recipe: Recipe) -> Iterator[str]:
             native = f"{shown(row.native)}; else {row.note}" if row.native else ""
             until = f" to below {shown(row.below)}" if row.below else ""
             needs = named(recipe.plugins.get(row.name, ()) if place == "quantization" else row.needs)
-            needs += "; ".join(
-                f"with `{one}` groups of {', '.join(map(str, sizes))}" for one, sizes in row.groups.items()
-            )
+            limits = [f"with `{one}` groups of {', '.join(map(str, sizes))}" for one, sizes in row.groups.items()]
+            for one, kinds in row.kinds.items():
+                said_so = [f"{row.name}:{kind}" if kind else row.name for kind in kinds]
+                limits.append(f"{f'with `{one}` ' if one else ''}{named(said_so)} alone")
+            needs += "; ".join(limits)
             yield (
                 f"| {said} | `{row.name}` | {shown(floor) if floor else 'any'}{until} | {native} | {'yes' if row.cpu and not recipe.gpu_only else 'no'} "
                 f"| {needs} | {sources.index(row.source) + 1} |"

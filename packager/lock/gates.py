@@ -15,10 +15,11 @@ from ..errors import Problem, SpecError
 from ..recipes import RECIPES
 from ..recipes.recipe import Recipe, Record
 from ..spec.load import SpecFile
+from .backends import is_recorded, unloadable, versioned, wrong_backend
 from .built import dropped_by_gpu
 from .drift import engine_version, python_requirements
 from .hardware import gpu_of, listed, newer, too_old
-from .model import WHOLE, ModelFacts
+from .model import ModelFacts
 from .shards import unshared
 
 
@@ -31,8 +32,8 @@ def check_weights(file: SpecFile, model: ModelFacts, say: Callable[[str], None])
         *_dropped(file, model),
         *_architecture(file, model),
         *_quantization(file, model),
-        *_backend(file, model),
-        *_groups(file, model),
+        *wrong_backend(file, model),
+        *unloadable(file, model),
         *_needs(file, model),
         *_weights_on_gpu(file, model),
         *_dtype(file, model),
@@ -58,12 +59,14 @@ def check_dropped(file: SpecFile, model: ModelFacts) -> None:
 def needs_code(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """What to say first of weights whose code is refused: that the engine runs them by that code alone, if it does."""
     recipe = RECIPES[file.spec.engine.kind]
-    if not (model.own_code and recipe.own_code and _is_recorded(file)) or _lacking(recipe, model) is None:
+    if not (model.own_code and recipe.own_code and is_recorded(file)) or _lacking(recipe, model) is None:
         return ()
     name = model.architectures[0]
     others = _engines_for(name, recipe)
     mend = "vouch for that code in `weights.trusted_code`" + (f", or {others}" if others else "")
-    return (Problem(f"{_name(file)} runs {name} by the weights' own code alone", file.where("engine", "kind"), mend),)
+    return (
+        Problem(f"{versioned(file)} runs {name} by the weights' own code alone", file.where("engine", "kind"), mend),
+    )
 
 
 def check_files(file: SpecFile, paths: Sequence[str]) -> None:
@@ -102,10 +105,10 @@ def _one_file(file: SpecFile, recipe: Recipe, word: str, found: Sequence[str]) -
 def check_python(file: SpecFile, python: str) -> None:
     """Raise SpecError for a base whose Python (`3.11.2`) the engine's distribution is not for."""
     record = RECIPES[file.spec.engine.kind].record
-    if record is None or not _is_recorded(file) or SpecifierSet(record.python).contains(python, prereleases=True):
+    if record is None or not is_recorded(file) or SpecifierSet(record.python).contains(python, prereleases=True):
         return
     raise SpecError(
-        f"the base has Python {python}; {_name(file)} is for Python {record.python}",
+        f"the base has Python {python}; {versioned(file)} is for Python {record.python}",
         where=file.where("image", "base"),
         mend="choose a base with such a Python",
     )
@@ -137,7 +140,7 @@ def _dropped(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     last = record.removed.get(name)
     if last is None or Version(engine_version(file.spec)) <= Version(last):
         return ()
-    what, others = f"{_name(file)} no longer runs {name}: {last} was the last that did", _engines_for(name, recipe)
+    what, others = f"{versioned(file)} no longer runs {name}: {last} was the last that did", _engines_for(name, recipe)
     if _drives(recipe, last):
         mend = f"write `engine.version: {last}`, or {others or 'take other weights'}"
     else:
@@ -165,46 +168,11 @@ def _architecture(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
         return ()
     name = model.architectures[0]
     trusted = model.own_code and recipe.own_code and file.spec.weights is not None and file.spec.weights.trusted_code
-    if name in record.removed or trusted or not _is_recorded(file):
+    if name in record.removed or trusted or not is_recorded(file):
         return ()
-    what = f"{_name(file)} does not run {name}"
+    what = f"{versioned(file)} does not run {name}"
     mend = _engines_for(name, recipe) or "take weights of a model that it runs (docs/reference/engines.md)"
     return (Problem(what, file.where("weights", "source"), mend),)
-
-
-def _backend(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
-    """What one of an engine's backends has, and the one that the spec takes has not."""
-    recipe = RECIPES[file.spec.engine.kind]
-    backends, taken = recipe.record.backends if recipe.record else {}, getattr(file.spec.engine, "backend", "")
-    if taken not in backends or not _is_recorded(file):
-        return ()
-    found = []
-    for name in (*model.architectures[:1], *((model.method,) if model.method else ())):
-        others = [one for one, has in backends.items() if name in has]
-        if others and taken not in others:
-            does = f"load weights that are {name}" if name == model.method else f"run {name}"
-            what = f"{_name(file)} does not {does} with `backend: {taken}`"
-            found.append(Problem(what, file.where("engine", "backend"), f"write `backend: {listed(others)}`"))
-    return tuple(found)
-
-
-def _groups(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
-    """Weights whose groups have a size for which the engine has no kernel."""
-    recipe, taken = RECIPES[file.spec.engine.kind], getattr(file.spec.engine, "backend", "")
-    row = recipe.of_weights(model.quantization)
-    if row is None or model.group is None or model.group in row.groups.get(taken, (model.group,)):
-        return ()
-    sizes = listed(str(size) for size in row.groups[taken])
-    these = "have a scale for each column" if model.group == WHOLE else f"are in groups of {model.group}"
-    what = f"{recipe.engine}'s {taken} takes {model.method} in groups of {sizes}; these weights {these}"
-    backends = recipe.record.backends if recipe.record else {}
-    able = [one for one in backends if model.group in row.groups.get(one, (model.group,))]
-    advice = [f"write `backend: {one}`" for one in able if model.method in backends[one]]
-    others = [
-        one for one in RECIPES.values() if one is not recipe and one.record and model.method in one.record.methods
-    ]
-    advice += [f"use the engine {one.engine}" for one in others]
-    return (Problem(what, file.where("weights", "source"), listed([*advice, f"quantize them in groups of {sizes}"])),)
 
 
 def _engines_for(architecture: str, recipe: Recipe) -> str:
@@ -253,13 +221,13 @@ def _method(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
         or not record.methods
         or not model.quantization
         or recipe.of_weights(model.quantization)
-        or not _is_recorded(file)
+        or not is_recorded(file)
     ):
         return ()
     if model.method in record.methods:
         return ()
     able = [one.engine for one in RECIPES.values() if one.record and (model.method in one.record.methods)]
-    what = f"{_name(file)} cannot load weights that are {model.quantization}"
+    what = f"{versioned(file)} cannot load weights that are {model.quantization}"
     mend = "take weights that are not quantized"
     return (
         Problem(what, file.where("weights", "source"), f"use the engine {listed(able)}, or {mend}" if able else mend),
@@ -335,13 +303,3 @@ def _word_for(recipe: Recipe, model: ModelFacts) -> str | None:
 
 def _is_auto(file: SpecFile) -> bool:
     return getattr(file.spec.engine, "dtype", "") == "auto"
-
-
-def _is_recorded(file: SpecFile) -> bool:
-    """Whether the engine's version is the one that its record was read from."""
-    record = RECIPES[file.spec.engine.kind].record
-    return record is not None and Version(engine_version(file.spec)).public == record.version
-
-
-def _name(file: SpecFile) -> str:
-    return f"{file.spec.engine.kind} {engine_version(file.spec)}"

@@ -53,6 +53,11 @@ class ModelFacts:
         """`bitsandbytes` of `bitsandbytes:nf4`."""
         return self.quantization.partition(":")[0]
 
+    @property
+    def kind(self) -> str:
+        """`nf4` of `bitsandbytes:nf4`; empty where the method is all there is to say."""
+        return self.quantization.partition(":")[2]
+
 
 def facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
     """The facts in the config.json of a transformers folder."""
@@ -166,9 +171,22 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
             kind = said.get("format")
         case "modelopt":
             kind = said.get("quant_algo")
+        case "awq":
+            version = said.get("version", "unversioned")
+            kind = _odd_bits(said) or (version if str(version).lower() != "gemm" else None)
+        case "gptq":
+            kind = "asymmetric" if said.get("sym") is False else _odd_bits(said)
+            if said.get("desc_act") and said.get("group_size") != WHOLE:
+                kind = kind or "desc_act"
         case _:
             kind = None
     return f"{method}:{kind.lower()}" if isinstance(kind, str) and kind else method
+
+
+def _odd_bits(said: Mapping[str, Any]) -> str | None:
+    """How many bits AWQ or GPTQ weights have that have not 4, as everybody's."""
+    bits = _number((said,), ("bits", "w_bit"))
+    return None if bits in (None, 4) else f"{bits}-bit"
 
 
 def _context(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:

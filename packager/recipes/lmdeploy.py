@@ -4,7 +4,13 @@ from .recipe import Format, Recipe
 from .records.lmdeploy import RECORD
 
 _CONVERTER = "lmdeploy 0.18.0, turbomind/converter.py _SUPPORTED_GROUP_SIZES; its machine code begins with sm_70"
-_PACKED = f"{_CONVERTER}; its PyTorch engine has them for experts alone, pytorch/nn/moe/compressed_tensors.py"
+_KINDS = (
+    f"{_CONVERTER}; get_tm_config asserts `version: gemm`, `sym` and no `desc_act`, weight_format.py has 4 bits alone"
+)
+_PACKED = (
+    f"{_CONVERTER}; its PyTorch engine has them for experts alone, pytorch/nn/moe/compressed_tensors.py; "
+    "pytorch/config.py _parse_compressed_tensors_config"
+)
 _DTYPES = "lmdeploy 0.18.0, turbomind/converter.py _resolve_dtype, which falls back to float16"
 _CACHE = "lmdeploy 0.18.0, messages.py QuantPolicy"
 _FP8_CACHE = f"{_CACHE}: its PyTorch engine alone has it, in Triton's float8 types, which begin with 8.9"
@@ -36,9 +42,21 @@ RECIPE = Recipe(
             Format("gptq", _CONVERTER, floor=70, weights=("gptq",), made_by="`lmdeploy lite auto_gptq`"),
         ),
         "weights": (
-            Format("awq", _CONVERTER, floor=70, groups={"turbomind": (128,)}),
-            Format("gptq", _CONVERTER, floor=70, groups={"turbomind": (128,)}),
-            Format("compressed-tensors", _PACKED, floor=70, groups={"turbomind": (32, 128), "pytorch": (32,)}),
+            Format(
+                "awq",
+                _KINDS,
+                floor=70,
+                groups={"turbomind": (128,)},
+                kinds={"turbomind": ("",), "pytorch": ("", "unversioned", "exllama")},
+            ),
+            Format("gptq", _KINDS, floor=70, groups={"turbomind": (128,)}, kinds={"turbomind": ("",)}),
+            Format(
+                "compressed-tensors",
+                _PACKED,
+                floor=70,
+                groups={"turbomind": (32, 128), "pytorch": (32,)},
+                kinds={"turbomind": ("", "pack-quantized"), "pytorch": ("pack-quantized",)},
+            ),
         ),
         "dtype": (
             Format("bfloat16", _DTYPES, floor=80, fallback="float16"),

@@ -24,9 +24,9 @@ class Format:
     weights too, else `made_by` says what makes them. Weights whose config does not say it are known by a `file`: one
     that ends so, in place of the last of the recipe's. `needs` are distributions that weights like this take beside the
     engine; without `splits` they stay on one GPU (no tensor parallel). `groups` are how many weights may share a scale,
-    by the `engine.backend` that takes no other sizes; with `whole_groups`
-    tensor parallel divides its inputs between groups alone. `without`, of a cache, are words of `quantization` that it does not
-    go with.
+    by the `engine.backend` that takes no other sizes, `kinds` the KINDs of a METHOD, by the one that takes no others (by ""
+    where the engine is one). With `whole_groups` tensor parallel divides a matrix between groups alone. `without`, of a
+    cache, are words of `quantization` that it does not go with.
     `source` is where the row is from.
     """
 
@@ -45,6 +45,7 @@ class Format:
     needs: tuple[str, ...] = ()
     splits: bool = True
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     whole_groups: bool = False
     without: tuple[str, ...] = ()
 

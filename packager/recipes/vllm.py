@@ -88,8 +88,8 @@ RECIPE = Recipe(
             ),
         ),
         "weights": (
-            Format("awq", _AWQ, floor=75, whole_groups=True),
-            Format("gptq", _GPTQ, floor=60, whole_groups=True),
+            Format("awq", _AWQ, floor=75, kinds={"": ("", "unversioned", "exllama")}, whole_groups=True),
+            Format("gptq", _GPTQ, floor=60, kinds={"": ("", "8-bit")}, whole_groups=True),
             Format("compressed-tensors:pack-quantized", _W4A16, floor=75, whole_groups=True),
             Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",), splits=False),
             Format("fp8", "vllm 0.32.0, fp8.py get_min_capability", floor=75, native=89, note=_MARLIN),

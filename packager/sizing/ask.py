@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..errors import SpecError
+from ..lock.backends import unloadable
 from ..lock.hardware import gpu_of
 from ..lock.model import ModelFacts, facts_of_config
 from ..lock.shards import unshared
@@ -55,7 +56,7 @@ def demand_of(
     facts = facts_of_config(config)
     keys = None if shape.latent else shape.kv_heads
     facts = replace(facts, heads=shape.heads, kv_heads=keys, context=facts.context or shape.context)
-    if problems := unshared(file, facts):
+    if problems := (*unshared(file, facts), *unloadable(file, facts)):
         raise SpecError.collect(problems)
     kv_cache = getattr(spec.engine, "kv_cache", "auto")
     if kv_cache != "auto" and kv_cache not in CACHES.get(kind, {}):

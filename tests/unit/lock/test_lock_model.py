@@ -52,7 +52,18 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("said", "name"),
         [
-            ({"quant_method": "awq", "bits": 4}, "awq"),
+            ({"quant_method": "awq", "bits": 4, "version": "gemm"}, "awq"),
+            ({"quant_method": "awq", "version": "GEMM"}, "awq"),
+            ({"quant_method": "awq", "version": "gemv_fast"}, "awq:gemv_fast"),
+            ({"quant_method": "awq", "bits": 4}, "awq:unversioned"),
+            ({"quant_method": "awq", "w_bit": 3, "version": "gemm"}, "awq:3-bit"),
+            ({"quant_method": "gptq"}, "gptq"),
+            ({"quant_method": "gptq", "bits": 4, "desc_act": False, "sym": True}, "gptq"),
+            ({"quant_method": "gptq", "bits": 4, "desc_act": True, "group_size": 128}, "gptq:desc_act"),
+            ({"quant_method": "gptq", "bits": 4, "sym": False, "desc_act": True}, "gptq:asymmetric"),
+            ({"quant_method": "gptq", "bits": 8, "sym": True}, "gptq:8-bit"),
+            ({"quant_method": "gptq", "bits": 4, "desc_act": True, "group_size": -1}, "gptq"),  # then it orders nothing
+            ({"quant_method": "gptq", "bits": True}, "gptq"),
             ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes:int8"),
             ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bitsandbytes:nf4"),
             ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes:fp4"),

@@ -296,6 +296,37 @@ class TestFits:
         assert problem.what == "`tensor_parallel: 4` cannot share the model's 10 heads of keys"
         assert problem.mend == "write one of: 1, 2, 5, 10, 20, 40"
 
+    @pytest.mark.parametrize(
+        ("engine", "said", "what"),
+        [
+            (
+                "lmdeploy",
+                {"quant_method": "gptq", "desc_act": True},
+                "lmdeploy's turbomind cannot load weights that are gptq:desc_act",
+            ),
+            (
+                "vllm",
+                {"quant_method": "gptq", "desc_act": True},
+                "vllm 0.32.0 cannot load weights that are gptq:desc_act",
+            ),
+            (
+                "lmdeploy",
+                {"quant_method": "awq", "version": "gemv"},
+                "lmdeploy's turbomind cannot load weights that are awq:gemv",
+            ),
+            (
+                "lmdeploy",
+                {"quant_method": "awq", "version": "gemm", "group_size": 64},
+                "lmdeploy's turbomind takes awq in groups of 128; these weights are in groups of 64",
+            ),
+        ],
+    )
+    def test_weights_that_the_engine_cannot_load(self, demand, engine, said, what):
+        config = config_of("mistral-7b-v0.2") | {"quantization_config": {"bits": 4, "group_size": 128} | said}
+        with pytest.raises(SpecError) as caught:
+            demand(config, f"engine: {{kind: {engine}}}\nhardware: {{gpu: h100}}", context=4096)
+        assert [problem.what for problem in caught.value.problems] == [what]
+
     def test_a_context_that_the_class_says_alone(self, demand):
         """google/gemma-3-4b-it: of its text_config's heads and length nothing is said."""
         text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
