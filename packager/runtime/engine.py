@@ -19,12 +19,14 @@ class Message(NamedTuple):
     """One turn of a chat; `role` is `system`, `user`, `assistant` or `tool`.
 
     `tool_calls` are those an assistant made, as OpenAI's JSON; `tool_call_id` says which one a `tool` answers.
+    `name` is the speaker's, or the tool's: chat templates that know names write it.
     """
 
     role: str
     content: str
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
+    name: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """The message as chat templates and OpenAI's JSON know it, without what is not given."""
@@ -33,6 +35,8 @@ class Message(NamedTuple):
             message["tool_calls"] = list(self.tool_calls)
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            message["name"] = self.name
         return message
 
 

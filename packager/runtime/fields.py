@@ -18,7 +18,7 @@ class Fields:
 
     def __init__(self, value: Any, where: str = "") -> None:
         if not isinstance(value, Mapping):
-            raise RequestError("must be a JSON object", where=where)
+            raise RequestError(f"{where or 'the body'} must be a JSON object", where=where)
         self._left = {name: item for name, item in value.items() if item is not None}
         self._where = where
 
@@ -130,10 +130,11 @@ def _message(value: Any, where: str) -> Message:
     if role == "tool" and answers is None:
         raise fields.refusal("tool_call_id", "is missing: it says which call this answers")
     content = "" if calls and not fields.given("content") else _content(fields)
+    speaker = fields.text("name")
     for name in ("tool_calls", "annotations"):
         fields.neutral(name, [])
     fields.finish()
-    return Message(_ROLES[role], content, calls, answers)
+    return Message(_ROLES[role], content, calls, answers, speaker)
 
 
 def _tool_calls(fields: Fields) -> tuple[Mapping[str, Any], ...]:

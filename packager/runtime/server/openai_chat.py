@@ -21,7 +21,10 @@ def parse_chat(body: Any, request_id: str, model: str) -> Reply | Choices:
     messages = fields.messages("messages")
     if messages is None:
         raise fields.refusal("messages", "is missing")
-    sampling = fields.sampling("max_completion_tokens" if fields.given("max_completion_tokens") else "max_tokens")
+    newer = fields.given("max_completion_tokens")
+    if newer and fields.given("max_tokens"):
+        raise fields.refusal("max_tokens", "cannot be had together with max_completion_tokens, its newer name")
+    sampling = fields.sampling("max_completion_tokens" if newer else "max_tokens")
     logprobs, output, tools = _logprobs(fields), parse_output(fields), parse_tools(fields)
     if output is not None and tools is not None and tools.choice != "none":
         raise fields.refusal("response_format", "cannot be had together with tools that the model may call")

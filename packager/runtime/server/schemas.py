@@ -73,7 +73,8 @@ _PARTS = _list_of(
     }
 )
 _CONTENT = {"content": _one_of(_ANY_TEXT, _PARTS)}
-_NO_CALLS = {"tool_calls": {"type": "array", "maxItems": 0}, "annotations": {"type": "array", "maxItems": 0}}
+_SPEAKER = {"name": _TEXT}
+_NO_CALLS = _SPEAKER | {"tool_calls": {"type": "array", "maxItems": 0}, "annotations": {"type": "array", "maxItems": 0}}
 _CALL = _asked(
     {
         "id": _TEXT,
@@ -87,6 +88,7 @@ _MESSAGE = _one_of(
     _asked(
         {"role": {"const": "assistant"}, "tool_calls": _list_of(_CALL, least=1)},
         **_CONTENT,
+        **_SPEAKER,
         annotations=_NO_CALLS["annotations"],
     ),
     _asked({"role": {"const": "tool"}, "tool_call_id": _TEXT} | _CONTENT, **_NO_CALLS),

@@ -63,6 +63,22 @@ def test_messages_of_tools():
     assert request.messages[1].plain() == {"role": "assistant", "content": "", "tool_calls": [call, without]}
 
 
+def test_names_reach_the_chat_template():
+    turns = [
+        {"role": "user", "content": "a", "name": "ada"},
+        {"role": "tool", "content": "4", "name": "add", "tool_call_id": "c1"},
+    ]
+    request, _ = parse_inputs({"messages": turns})
+    assert [one.plain() for one in request.messages] == turns
+
+
+@pytest.mark.parametrize(("inputs", "what"), [([], "the body"), ({"messages": ["hi"]}, "messages[0]")])
+def test_what_is_no_object_is_named(inputs, what):
+    with pytest.raises(RequestError) as caught:
+        parse_inputs(inputs)
+    assert caught.value.problems[0].what == f"{what} must be a JSON object"
+
+
 CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 
 
@@ -83,7 +99,9 @@ def calling(**changed):
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"role": "wizard", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": "a", "name": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "a", "name": 5}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "a", "name": ""}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "a", "nam": "x"}]}, "messages[0].nam"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "a", "max_tokens": True}, "max_tokens"),

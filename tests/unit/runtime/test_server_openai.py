@@ -499,6 +499,12 @@ def test_what_is_off_is_named(server, path, more, param):
     assert refusal(server, path, CHAT if path == CHATS else TEXT, **more) == (400, param)
 
 
+def test_both_names_of_one_limit(server):
+    asked = {**CHAT, "max_tokens": 5, "max_completion_tokens": 5}
+    said = httpx.post(server.url + CHATS, json=asked, timeout=60).json()["error"]["message"]
+    assert said == "max_tokens cannot be had together with max_completion_tokens, its newer name"
+
+
 @pytest.mark.parametrize("missing", ["model", "messages"])
 def test_what_is_missing_is_named(server, missing):
     assert refusal(server, CHATS, {name: value for name, value in CHAT.items() if name != missing}) == (400, missing)
