@@ -99,7 +99,9 @@ def _words(error: Mapping[str, Any], keys: Keys, models: tuple[Model, ...], docu
         case "greater_than":
             return f"`{name}` must be more than {context['gt']:g}, not {error['input']}", ""
         case "less_than_equal":
-            return f"`{name}` must be at most {context['le']}, not {error['input']}", ""
+            share = context["le"] <= 1 and 10 <= error["input"] < 100
+            mend = f"it is a share of 1: write {error['input'] / 100:g}" if share else ""
+            return f"`{name}` must be at most {context['le']}, not {error['input']}", mend
         case "too_short":
             return f"`{name}` must not be empty", "remove it, or write at least one item"
         case _ if kind == PROBLEM:
@@ -165,14 +167,35 @@ def _wrong_type(error: Mapping[str, Any], name: str, wanted: str, raw: str | Non
     mend = ""
     if wanted == "text" and raw:
         mend = f'put it in quotes: "{raw}"'
-    elif wanted == "a whole number" and isinstance(value, str) and value.isdecimal():
-        mend = f"write it without quotes: {int(value)}" if len(value) < 19 else ""
+    elif wanted in ("a whole number", "a number") and isinstance(value, str):
+        mend = _number_meant(value, wanted)
     elif wanted == "a list" and isinstance(value, str):
         mend = f"write [{value}]" if quoted(value) == f"'{value}'" else ""
+    elif wanted == "a list" and isinstance(value, Mapping):
+        mend = "start each of its items with `- `, or put what is there into [ ]"
     elif wanted == "a mapping" and isinstance(value, str) and name in _MEANT:
         plain = re.fullmatch(r"[\w./:-]+", value)
         mend = f"write `{name.rpartition('.')[2]}: {{{_MEANT[name]}: {value}}}`" if plain else ""
     return f"`{name}` must be {wanted}, not {_shown(value, raw)}", mend
+
+
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:[_, ][0-9]{3})+")
+_KILO = re.compile(r"([0-9]{1,4})[kK]i?")
+_PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]+)?) ?%")
+
+
+def _number_meant(text: str, wanted: str) -> str:
+    """How to write the number that a text looks like; empty where it looks like none."""
+    if text.isascii() and text.isdecimal() and len(text) < 19:
+        return f"write it without quotes: {int(text)}"
+    if wanted == "a number":
+        share = _PERCENT.fullmatch(text)
+        return f"write it as a share of 1: {float(share[1]) / 100:g}" if share else ""
+    if _THOUSANDS.fullmatch(text):
+        return f"write {re.sub('[_, ]', '', text)}"
+    if kilo := _KILO.fullmatch(text):
+        return f"write all its digits, such as {int(kilo[1]) * 1024}"
+    return ""
 
 
 def _shown(value: Any, raw: str | None) -> str:

@@ -256,7 +256,19 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
         # numbers with a fraction, limits that may be none, origins
         (VLLM.replace("vllm}", "vllm, gpu_memory: 0}"), ["2:34 `engine.gpu_memory` must be more than 0, not 0 | "]),
         (VLLM.replace("vllm}", "vllm, gpu_memory: 1.5}"), ["2:34 `engine.gpu_memory` must be at most 1.0, not 1.5 | "]),
-        (VLLM.replace("vllm}", "vllm, gpu_memory: '1'}"), ["2:34 `engine.gpu_memory` must be a number, not the text '1' | "]),
+        (VLLM.replace("vllm}", "vllm, gpu_memory: '1'}"), ["2:34 `engine.gpu_memory` must be a number, not the text '1' | write it without quotes: 1"]),
+        (VLLM.replace("vllm}", "vllm, gpu_memory: 90%}"), [
+            "2:34 `engine.gpu_memory` must be a number, not the text '90%' | write it as a share of 1: 0.9"]),
+        (VLLM.replace("vllm}", "vllm, gpu_memory: 92}"), [
+            "2:34 `engine.gpu_memory` must be at most 1.0, not 92 | it is a share of 1: write 0.92"]),
+        (VLLM.replace("vllm}", "vllm, context_length: 8k}"), [
+            "2:38 `engine.context_length` must be a whole number, not the text '8k' | write all its digits, such as 8192"]),
+        (VLLM.replace("vllm}", "vllm, context_length: 32_768}"), [
+            "2:38 `engine.context_length` must be a whole number, not the text '32_768' | write 32768"]),
+        (VLLM.replace("vllm}", "vllm, context_length: long}"), [
+            "2:38 `engine.context_length` must be a whole number, not the text 'long' | "]),
+        (ECHO + "image: {system_packages: {curl: '1'}}", [
+            "3:9 `image.system_packages` must be a list, not a mapping | start each of its items with `- `, or put what is there into [ ]"]),
         (VLLM.replace("vllm}", "vllm, max_lora_rank: 24}"), [
             "2:37 `engine.max_lora_rank` must be one of 8, 16, 32, 64, 128, 256, 320, 512, not the number 24 | "]),
         (VLLM.replace("vllm}", "vllm, max_lora_rank: '16'}"), [
