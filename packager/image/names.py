@@ -29,9 +29,11 @@ def find_layout(image: str, output: Path) -> tuple[Path, str]:
     settle(path.parent, path.name.removesuffix(".oci"))
     if is_layout(path):
         return path, layout_reference(path) or path.name.removesuffix(".oci")
+    mend = "build it first with `packager build`, or give its layout folder"
+    if _is_path(image):
+        raise ImageError("no image was built here", where=image, mend=mend)
     layout = output / f"{parse_reference(image).repository.rpartition('/')[2]}.oci"
     if not is_layout(layout):
-        mend = "build it first with `packager build`, or give its layout folder"
         raise ImageError("no image of this name was built", where=image, mend=mend)
     return layout, image
 
@@ -45,9 +47,14 @@ def named_in_registry(name: str) -> Image:
         mend = "give its image: the layout folder that `packager build` wrote beside it, or the image's reference"
         raise ImageError("this is a package, not an image", where=name, mend=mend)
     beside = "/" in name and Path(name).parent.is_dir()  # dist/NAME, where nothing of that name was built
-    if Path(name).exists() or beside or name.endswith(".oci") or name.startswith((".", "/")):
+    if Path(name).exists() or beside or _is_path(name):
         mend = "give a package folder, the layout folder that `packager build` wrote, or an image's reference"
         raise ImageError("this is neither a package nor an OCI layout", where=name, mend=mend)
     from ..oci.registry import pull_image  # an HTTP client is slow to import, and few builds need one
 
     return pull_image(parse_reference(name))
+
+
+def _is_path(name: str) -> bool:
+    """Whether it is written as only a path is, never an image's name."""
+    return name.endswith(".oci") or name.startswith((".", "/"))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from fakes.cli import packager
 from fakes.locks import INGREDIENTS, make_lock, make_spec
 
@@ -48,3 +49,11 @@ def test_a_name_in_a_folder_that_is_here_is_asked_of_no_registry(tmp_path, monke
     for command in ("inspect", "verify"):
         assert main([command, "dist/nope"]) == 1
         assert capsys.readouterr().err.startswith("error: dist/nope: this is neither a package nor an OCI layout\n")
+
+
+@pytest.mark.parametrize("path", ["{folder}/hello.oci", "{folder}/hello", "./hello", "hello.oci"])
+def test_a_path_without_an_image_is_not_pushed(tmp_path, monkeypatch, capsys, path):
+    monkeypatch.chdir(tmp_path)
+    image = path.format(folder=tmp_path / "dist")
+    assert main(["push", image]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {image}: no image was built here\n  mend: build it first")
