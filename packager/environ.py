@@ -115,6 +115,7 @@ VERIFY = Variable(
 )
 NETRC = Variable("NETRC", "File with logins by host for `https://` weights; default `~/.netrc`.")
 NO_COLOR = Variable("NO_COLOR", "Anything but empty: no colours and no moving progress bars.")
+TERM = Variable("TERM", "`dumb` or `unknown`, a terminal without control sequences: as `NO_COLOR` has it.")
 # uv resolves and pip fetches: what is set for one of them is handed to the other where that one has nothing.
 SSL_CERT_FILE = Variable(
     "SSL_CERT_FILE",
@@ -162,6 +163,7 @@ ALL: tuple[Variable, ...] = (
     OFFLINE,
     REGISTRY_MIRRORS,
     SSL_CERT_FILE,
+    TERM,
     UV_DEFAULT_INDEX,
     UV_EXTRA_INDEX_URL,
     UV_FIND_LINKS,

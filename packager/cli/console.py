@@ -59,8 +59,8 @@ class Console:
 
 
 def is_lively(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal that wants colours and moving lines."""
-    return stream.isatty() and not environ.NO_COLOR.get()
+    """Whether `stream` is a terminal that knows colours and moving lines, and wants them."""
+    return stream.isatty() and not environ.NO_COLOR.get() and environ.TERM.get().lower() not in ("dumb", "unknown")
 
 
 def _painted(word: str, colour: int) -> str:

@@ -311,3 +311,4 @@ def test_colours_are_for_terminals_that_want_them():
 
     assert said(NO_COLOR="").startswith(b"\x1b[1;31merror\x1b[0m: there is no command")
     assert said(NO_COLOR="1").startswith(b"error: there is no command")
+    assert said(NO_COLOR="", TERM="dumb").startswith(b"error: there is no command")

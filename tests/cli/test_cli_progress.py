@@ -59,6 +59,9 @@ def test_the_display_suits_the_stream(terminal, monkeypatch):
     assert type(Progress.start(stream=terminal, quiet=True)) is Progress
     monkeypatch.setenv("NO_COLOR", "1")
     assert type(Progress.start(stream=terminal)) is Plain
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(Progress.start(stream=terminal)) is Plain
 
 
 def test_quiet_says_nothing(capsys):
