@@ -21,7 +21,7 @@ _GROUPED: Mapping[str, Mapping[str, str]] = {
 
 def unloadable(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
     """The problems with how the weights are quantized, beyond the method, where the engine has that only otherwise."""
-    return (*_groups(file, model), *_kinds(file, model))
+    return _kinds(file, model) or _groups(file, model)
 
 
 def wrong_backend(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:

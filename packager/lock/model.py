@@ -18,7 +18,7 @@ _MOST_FACTOR = 4096
 """JSON has Infinity; no model stretches its positions so far."""
 _RULES = ("dynamic", "modules_in_block_to_quantize")
 """What GPTQModel quantizes otherwise than the rest, or alone."""
-_BESIDE = re.compile(r"(lm_head|gate|router)\$?$|vis|audio|embed")
+_BESIDE = re.compile(r"(lm_head|gate|router|norm)\$?$|vis|audio|embed")
 """Names of what is beside attention and MLP, and mostly not quantized."""
 INNER = ("text_config", "llm_config", "language_config")
 """Where a model with eyes or ears keeps its language model's configuration."""
@@ -116,6 +116,10 @@ def _group(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     layers = _mapping(_mapping(_mapping(said, "config_groups"), "group_0"), "weights")
     if layers.get("strategy") == "channel" or said.get("group_size") == WHOLE:
         return WHOLE
+    # a block of FP8 is so many rows high, and so many inputs wide
+    match said.get("weight_block_size"):
+        case [_, int(wide)] if wide > 0:
+            return wide
     return _number((said, layers), ("group_size", "q_group_size"))
 
 

@@ -8,6 +8,7 @@ _W8A8 = "vllm 0.32.0, compressed_tensors_w8a8_fp8.py and compressed_tensors_w8a1
 _AWQ = "vllm 0.32.0, auto_awq.py get_min_capability; AutoAWQLinearMethod refuses groups that two GPUs would share"
 _SHARED = "of groups that two GPUs would share, one GPU gets the scales of others, or no kernel takes them (choose_mp_linear_kernel)"
 _GPTQ = f"vllm 0.32.0, auto_gptq.py get_min_capability; {_SHARED}"
+_BLOCKS = "vllm 0.32.0, fp8.py get_min_capability; utils/fp8_utils.py validate_fp8_block_shape"
 _W4A16 = f"vllm 0.32.0, compressed_tensors_wNa16.py get_min_capability; {_SHARED}"
 _BITSANDBYTES = "vllm-bnb-plugin 0.0.3, quantization/config.py get_min_capability and bitsandbytes_loader.py"
 _GGUF = (
@@ -92,7 +93,7 @@ RECIPE = Recipe(
             Format("gptq", _GPTQ, floor=60, kinds={"": ("", "8-bit")}, whole_groups=True),
             Format("compressed-tensors:pack-quantized", _W4A16, floor=75, whole_groups=True),
             Format("bitsandbytes", _BITSANDBYTES, floor=70, needs=("vllm-bnb-plugin",), splits=False),
-            Format("fp8", "vllm 0.32.0, fp8.py get_min_capability", floor=75, native=89, note=_MARLIN),
+            Format("fp8", _BLOCKS, floor=75, native=89, note=_MARLIN, whole_groups=True),
             Format("compressed-tensors:float-quantized", _W8A8, floor=75, native=89, note=_MARLIN),
             Format("modelopt:fp8", "vllm 0.32.0, modelopt.py get_min_capability", floor=80, native=89, note=_MARLIN),
             Format("modelopt:nvfp4", "vllm 0.32.0, modelopt.py get_min_capability", floor=75, native=100, note=_MARLIN),

@@ -679,7 +679,7 @@ class TestWeights:
             (
                 "kind: lmdeploy",
                 [gpu("l4")],
-                facts("compressed-tensors:float-quantized"),
+                facts("compressed-tensors:float-quantized", group=WHOLE),
                 "'file",
                 "lmdeploy's turbomind cannot load weights that are compressed-tensors:float-quantized",
                 "use the engine transformers, use the engine vllm or take weights that are compressed-tensors:pack-quantized",
@@ -708,6 +708,15 @@ class TestWeights:
                 "2",
                 "`tensor_parallel: 2` cannot share the model's 29568 inputs, which are quantized in groups of 128",
                 "write `tensor_parallel: 1`, and `pipeline_parallel: 2` for as many GPUs",
+            ),
+            # Qwen/Qwen3-4B-FP8
+            (
+                "kind: vllm, tensor_parallel: 8",
+                [gpu("h100", 8)],
+                facts("fp8", heads=32, kv_heads=8, group=128, cuts=(4096, 9728)),
+                "8",
+                "`tensor_parallel: 8` cannot share the model's 9728 inputs, which are quantized in groups of 128",
+                "write one of: 1, 2, 4",
             ),
             # Qwen/Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4: its shared expert
             (
@@ -768,7 +777,6 @@ class TestWeights:
                     ("lmdeploy, tensor_parallel: 2", "awq"),
                     ("lmdeploy, tensor_parallel: 2", "gptq"),
                     ("vllm, pipeline_parallel: 2", "awq"),
-                    ("vllm, tensor_parallel: 2", "fp8"),
                 )
             ),
             (

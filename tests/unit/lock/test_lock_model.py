@@ -114,6 +114,13 @@ class TestConfig:
             ({"config_groups": {"group_0": {"weights": {"group_size": 32}}}}, 32),
             ({"config_groups": {"group_0": {"weights": {"group_size": None}}}}, None),
             ({"quant_method": "fp8"}, None),
+            (
+                {"quant_method": "fp8", "weight_block_size": [64, 128]},
+                128,
+            ),
+            ({"quant_method": "fp8", "weight_block_size": 128}, None),
+            ({"quant_method": "fp8", "weight_block_size": [128, 0]}, None),
+            ({"quant_method": "fp8", "weight_block_size": ["128", None]}, None),
         ],
     )
     def test_how_many_weights_share_a_scale(self, said, group):
@@ -135,7 +142,12 @@ class TestConfig:
             # what is not quantized is not cut within a group, nor is what has one scale for a whole column
             (QWEN, AWQ | {"group_size": -1}, ()),
             (QWEN, {"quant_method": "fp8"}, ()),
-            (QWEN, AWQ | {"modules_to_not_convert": ["lm_head", "model.visual", "re:.*mlp.gate$"]}, (8192, 29568)),
+            (QWEN, {"quant_method": "fp8", "weight_block_size": [128, 128]}, (8192, 29568)),
+            (
+                QWEN,
+                AWQ | {"modules_to_not_convert": ["lm_head", "model.visual", "re:.*mlp.gate$", "model.norm"]},
+                (8192, 29568),
+            ),
             (QWEN, AWQ | {"modules_to_not_convert": ["model.layers.0.mlp.down_proj"]}, ()),
             (QWEN, AWQ | {"modules_to_not_convert": ["gate_proj"]}, ()),
             (QWEN, {"quant_method": "gptq", "group_size": 128, "dynamic": {"-:down": {}}}, ()),
