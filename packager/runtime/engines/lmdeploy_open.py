@@ -16,6 +16,7 @@ from lmdeploy.utils import get_logger
 from ...errors import LoadError
 from ..engine import EngineSetup
 from .lmdeploy_options import PYTORCH, LmdeployOptions, config_words
+from .lmdeploy_requests import one_line
 
 _ADVICE = "if memory is short, lower engine.context_length, engine.cache_share or serving.max_concurrency"
 
@@ -43,7 +44,7 @@ def open_llm(setup: EngineSetup, options: LmdeployOptions, weights: Path) -> Any
     except LoadError:
         raise
     except (Exception, SystemExit) as error:  # its checks of the environment end the process
-        raise LoadError(f"LMDeploy cannot start: {_one_line(error)}", where=str(weights), mend=_ADVICE) from error
+        raise LoadError(f"LMDeploy cannot start: {one_line(error)}", where=str(weights), mend=_ADVICE) from error
 
 
 def _refuse_others(setup: EngineSetup, weights: Path) -> None:
@@ -76,9 +77,3 @@ def _quiet() -> None:
     log.handlers[:] = []
     log.propagate = True
     log.setLevel(logging.ERROR)
-
-
-def _one_line(error: BaseException) -> str:
-    """The type of an error, and the first line of what it says."""
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

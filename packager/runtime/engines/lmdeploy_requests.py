@@ -140,9 +140,19 @@ def _logprob(place: Mapping[int, float], chosen: int, top: int, tokens: Detokeni
 
 
 def translated(error: LmdeployError, where: str = "") -> PackagerError:
-    """LMDeploy's error as ours: a refusal of the request, or a failure. `where` is the parameter it may be about."""
+    """LMDeploy's error as ours: a refusal of the request, or a failure with what caused it.
+
+    `where` is the parameter it may be about.
+    """
     if error.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED:
         return ContextLengthError(f"LMDeploy refuses the request: {error.message}", where="prompt", mend="shorten it")
     if error.code in _REFUSED:
         return RequestError(f"LMDeploy refuses the request: {error.message}", where=where)
-    return EngineError(f"LMDeploy failed: {error.message}")
+    why = "" if error.__cause__ is None else f": {one_line(error.__cause__)}"
+    return EngineError(f"LMDeploy failed: {error.message}{why}")
+
+
+def one_line(error: BaseException) -> str:
+    """The type of an error, and the first line of what it says."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -40,6 +40,8 @@ class Handle:
             if self.cancelled:
                 yield "cancel", [], None
                 return
+            if self.engine.breaks is not None:
+                raise self.engine.breaks
             if self.engine.fail_at == step:
                 yield "error", [], None
                 return
@@ -86,8 +88,10 @@ def kept(scores, config):
 
 
 class Computing:
-    """What the tests turn: `fail_at` is the step at which each request fails, `dead` what it says of its health."""
+    """What the tests turn: `fail_at` is the step at which each request fails, `breaks` what it raises, `dead` what it says of
+    its health."""
 
+    breaks: Exception | None = None
     gives_logprobs = True
     dead = ""
     fail_at: int | None = None

@@ -410,6 +410,16 @@ async def test_a_failure_at_any_token_is_a_failure(started, step):
     assert (await collect(engine, asks(max_tokens=2, ignore_eos=True)))[-1].usage.completion_tokens == 2
 
 
+async def test_what_a_request_met_is_said(started):
+    """0.18.0, async_engine.py safe_run: all that is raised becomes one error, which is said to be internal."""
+    engine, _, llm = started
+    llm.engine.computing.breaks = RuntimeError("CUDA error: device-side assert\nmore")
+    with pytest.raises(
+        EngineError, match=r"LMDeploy failed: \(internal_error\): RuntimeError: CUDA error: device-side assert$"
+    ):
+        await collect(engine, asks())
+
+
 async def test_an_end_that_nobody_asked_for_is_a_failure(started):
     engine, _, llm = started
     stream = engine.stream(asks(ignore_eos=True))
