@@ -61,7 +61,8 @@ def find(name_or_path: str, tree: Path = _TREE) -> Path:
 def _mend(name: str, known: list[str]) -> str:
     if near := difflib.get_close_matches(name, known, n=1):
         return f"did you mean `{near[0]}`? `packager catalog` lists the names"
-    return f"give the path of a spec; `packager init {name}` makes one"
+    without = "" if known else "the examples are not installed with packager, they lie in its source tree: "
+    return f"{without}give the path of a spec; `packager init {name}` makes one"
 
 
 def _entry(spec: Path) -> CatalogEntry:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..errors import Problem
 from .grammar import PROBLEM, quoted
+from .model import ModelSpec
 from .parse import Document, Keys, Position
-from .shape import Model, locate, tag_of
+from .shape import Model, locate, models_in, tag_of
 
 _WANTED: Mapping[str, str] = {
     "int_type": "a whole number",
@@ -126,7 +127,18 @@ def _unknown_key(error: Mapping[str, Any], keys: Keys) -> tuple[str, str]:
     known = list(models[0].model_fields) if models else []
     where = "" if len(keys) == 1 else f" in `{parent}`"
     word = str(keys[-1])
-    return f"unknown key {quoted(word)}{where}", suggest(word, known) or f"the keys here are: {', '.join(known)}"
+    mend = _moved(word, str(keys[0])) or suggest(word, known) or f"the keys here are: {', '.join(known)}"
+    return f"unknown key {quoted(word)}{where}", mend
+
+
+def _moved(word: str, section: str) -> str:
+    """Where the key belongs that is one of another section than this; empty where it is none, or one of several."""
+    sections = {name: models_in(field.annotation) for name, field in ModelSpec.model_fields.items()}
+    owners = [name for name, models in sections.items() if any(word in model.model_fields for model in models)]
+    owners += [""] if word in ModelSpec.model_fields else []
+    if len(owners) != 1 or owners == [section]:
+        return ""
+    return f"it belongs into `{owners[0]}`" if owners[0] else "it belongs to the top of the spec, under no other key"
 
 
 def _add(keys: Keys, loc: Sequence[str | int]) -> str:
@@ -180,7 +192,8 @@ def _wrong_type(error: Mapping[str, Any], name: str, wanted: str, raw: str | Non
 
 
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:[_, ][0-9]{3})+")
-_KILO = re.compile(r"([0-9]{1,4})[kK]i?")
+_PREFIXED = re.compile(r"([0-9]{1,4}) ?([kKmMgG])(?:i?[bB])?")
+_WITH_UNIT = re.compile(r"[0-9]+(?:\.[0-9]+)? ?[A-Za-z]+")
 _PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]+)?) ?%")
 
 
@@ -193,9 +206,9 @@ def _number_meant(text: str, wanted: str) -> str:
         return f"write it as a share of 1: {float(share[1]) / 100:g}" if share else ""
     if _THOUSANDS.fullmatch(text):
         return f"write {re.sub('[_, ]', '', text)}"
-    if kilo := _KILO.fullmatch(text):
-        return f"write all its digits, such as {int(kilo[1]) * 1024}"
-    return ""
+    if found := _PREFIXED.fullmatch(text):
+        return f"write all its digits, such as {int(found[1]) * 1024 ** ('kmg'.index(found[2].lower()) + 1)}"
+    return "write the number alone: the key says in what it counts" if _WITH_UNIT.fullmatch(text) else ""
 
 
 def _shown(value: Any, raw: str | None) -> str:

@@ -167,6 +167,13 @@ def test_names_that_are_nothing(tree, name, mend):
     assert caught.value.problems[0].mend == mend
 
 
+def test_a_name_where_the_examples_are_not_installed(folder):
+    with pytest.raises(SpecError) as caught:
+        find("hello", folder)
+    mend = "the examples are not installed with packager, they lie in its source tree: "
+    assert caught.value.problems[0].mend == mend + "give the path of a spec; `packager init hello` makes one"
+
+
 def test_the_real_catalog_is_right(capsys):
     assert main(["catalog", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

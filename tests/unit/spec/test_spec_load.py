@@ -263,6 +263,13 @@ def test_a_folder_means_its_packager_yaml_and_names_stay_short(folder):
             "2:34 `engine.gpu_memory` must be at most 1.0, not 92 | it is a share of 1: write 0.92"]),
         (VLLM.replace("vllm}", "vllm, context_length: 8k}"), [
             "2:38 `engine.context_length` must be a whole number, not the text '8k' | write all its digits, such as 8192"]),
+        (ECHO + "serving: {drain_seconds: 30s, max_body: 2MB}", [
+            "3:26 `serving.drain_seconds` must be a whole number, not the text '30s' | write the number alone: the key says in what it counts",
+            "3:41 `serving.max_body` must be a whole number, not the text '2MB' | write all its digits, such as 2097152"]),
+        (ECHO + "port: 3000\nimage: {gpu: l4, quantization: awq}", [
+            "3:1 unknown key 'port' | it belongs into `serving`",
+            "4:9 unknown key 'gpu' in `image` | it belongs into `hardware`",
+            "4:18 unknown key 'quantization' in `image` | it belongs to the top of the spec, under no other key"]),
         (VLLM.replace("vllm}", "vllm, context_length: 32_768}"), [
             "2:38 `engine.context_length` must be a whole number, not the text '32_768' | write 32768"]),
         (VLLM.replace("vllm}", "vllm, context_length: long}"), [
