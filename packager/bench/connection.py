@@ -43,8 +43,8 @@ class Origin:
             raise ValueError("must be http://HOST:PORT, or https")
         if parts.query or parts.fragment or parts.username is not None:
             raise ValueError("must have no query, fragment or user")
-        if not url.isascii() or any(character.isspace() for character in url):
-            raise ValueError("must be ASCII without spaces; write others as %XX")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("must be printable ASCII without spaces; write others as %XX")
         try:
             parts.hostname.encode("idna")  # as the system's look-up does
         except UnicodeError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from ..bench.connection import Origin
 from ..errors import EngineError, PackagerError, RequestError, UnavailableError
 
 _CONNECT_SECONDS = 10
@@ -85,13 +86,11 @@ class Talk:
 
 def _address(url: str) -> httpx.URL:
     try:
-        found = httpx.URL(url.rstrip("/") + "/")
-        found.host.encode("idna")  # as the system's look-up does
-        if found.scheme in ("http", "https") and found.host and (found.port or 0) < 1 << 16:
-            return found
-    except (httpx.InvalidURL, UnicodeError):
-        pass
-    raise RequestError("this is no address of a server", where=url, mend="write http://HOST:PORT, or https")
+        Origin.parse(url)
+        return httpx.URL(url.rstrip("/") + "/")
+    except (httpx.InvalidURL, ValueError) as error:
+        what, shown = f"this is no address of a server: {error}", "" if "@" in url else url  # a password may be in it
+        raise RequestError(what, where=shown, mend="write http://HOST:PORT, or https") from error
 
 
 def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:

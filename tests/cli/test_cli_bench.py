@@ -107,6 +107,7 @@ def test_the_key_is_sent_from_its_file(tmp_path, capsys):
     [
         (["localhost:80"], "must be http://HOST:PORT"),
         (["http://a..b", "--model", "m"], "'a..b' is no name of a host"),
+        (["http://a/\x01", "--model", "m"], "must be printable ASCII without spaces"),
         (["http://a"], "--api completions needs the model's name"),
         (["http://a", "--api", "predict", "--model", "m"], "/predict takes no model"),
         (["http://a", "--model", "m", "--burstiness", "2"], "--burstiness needs --rate"),

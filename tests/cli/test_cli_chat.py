@@ -72,11 +72,31 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert "mend: is the server up?" in done.stderr
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a..b", "http://127.0.0.1:99999", "ftp://a"])
-def test_what_is_no_address(tmp_path: Path, url) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://", "must be http://HOST:PORT"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://a..b", "'a..b' is no name of a host"),
+        ("http://127.0.0.1:99999", "Port out of range"),
+        ("ftp://a", "must be http://HOST:PORT"),
+        ("http://a/?key=b", "must have no query"),
+        ("http://a/\x01", "must be printable ASCII"),
+    ],
+)
+def test_what_is_no_address(tmp_path: Path, url, why) -> None:
     done = chat(url, "--prompt", "x", folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f"error: {url}: this is no address of a server\n  mend: write http://HOST:PORT, or https\n"
+    shown = url.replace("\x01", "\\x01")
+    assert done.stderr.startswith(f"error: {shown}: this is no address of a server: {why}")
+    assert done.stderr.endswith("\n  mend: write http://HOST:PORT, or https\n")
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown(tmp_path: Path) -> None:
+    done = chat("http://ada:secret@127.0.0.1:9", "--prompt", "x", folder=tmp_path)
+    assert done.returncode == 1
+    assert "must have no query, fragment or user" in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_an_address_without_its_scheme(tmp_path: Path) -> None:
