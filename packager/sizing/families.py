@@ -55,6 +55,7 @@ def _silent(*numbers: int) -> Mapping[str, int]:
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(bias_key="attention_bias", silent=_silent(32000, 4096, 11008, 32, 32, 0, 0, 2048, 0)),
+    "llama4_text": _LLAMA,
     "granite": _LLAMA,
     "mistral": Family(windowed=True, silent=_silent(32000, 4096, 14336, 32, 32, 8, 0, 131072, 4096)),
     "mixtral": Family(windowed=True),

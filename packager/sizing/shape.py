@@ -9,6 +9,8 @@ from ..lock.model import language_of
 from .families import FAMILIES, UNKNOWN, Family
 
 _ROUTED = ("num_local_experts", "n_routed_experts", "num_experts")
+_DENSE = "intermediate_size_mlp"
+"""Llama 4's word for layers without experts; with them, each has one more that all tokens take, as wide as the others."""
 _MOST = 1 << 24
 _MOST_LAYERS = 10_000
 """What counts as a number of anything, and of layers: a configuration with more is none of a model's."""
@@ -92,7 +94,7 @@ def read_shape(config: Mapping[str, Any], *, where: str) -> Shape:
         kv_heads=said.count("num_key_value_heads") or heads,
         head_dim=head_dim,
         value_dim=said.count("v_head_dim") or head_dim,
-        inner=said.number("intermediate_size", "n_inner"),
+        inner=said.number(_DENSE, "intermediate_size", "n_inner"),
         vocabulary=said.number("vocab_size"),
         biased=bool(said.values.get(family.bias_key, False)) if family.bias_key else False,
         tied=bool(said.values.get("tie_word_embeddings", family.tied)),
@@ -139,17 +141,18 @@ def _experts(said: _Config, layers: int) -> Experts | None:
     if not count:
         return None
     width = said.count("moe_intermediate_size") or said.number("intermediate_size")
-    step = said.count("decoder_sparse_step", "moe_layer_freq") or 1
+    step = said.count("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step") or 1
     listed = said.values.get("mlp_only_layers")
     dense = listed if isinstance(listed, list) else []
     first = said.count("first_k_dense_replace")
-    # qwen2_moe and qwen3_moe count from one, deepseek from zero; all that are published have a step of one.
+    shared = said.count("shared_expert_intermediate_size") or said.count("n_shared_experts") * width
+    # qwen2_moe, qwen3_moe and llama4 count from one, deepseek from zero; but for llama4 all have a step of one.
     routed = [one for one in range(first, layers) if one not in dense and (one + (not first)) % step == 0]
     return Experts(
         count=count,
         used=said.number("num_experts_per_tok", "experts_per_token"),
         width=width,
-        shared=said.count("shared_expert_intermediate_size") or said.count("n_shared_experts") * width,
+        shared=width if said.count(_DENSE) else shared,
         layers=len(routed),
     )
 

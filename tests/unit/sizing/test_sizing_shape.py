@@ -34,10 +34,17 @@ def test_every_configuration_has_its_count_and_is_of_a_known_family():
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("mixtral-8x7b", 12.88), ("qwen3-30b-a3b", 3.35), ("deepseek-v3", 37.55), ("llama-3-8b", 8.03)],
+    [
+        ("mixtral-8x7b", 12.88),
+        ("qwen3-30b-a3b", 3.35),
+        ("deepseek-v3", 37.55),
+        ("llama-3-8b", 8.03),
+        ("llama-4-scout", 17.17),
+        ("llama-4-maverick", 17.19),
+    ],
 )
 def test_parameters_that_one_token_meets(name, billions):
-    """Mixtral's 12.9, Qwen3's 3.3 and DeepSeek's 37 billion are what their publishers say."""
+    """Mixtral's 12.9, Qwen3's 3.3, DeepSeek's 37 and Llama 4's 17 billion are what their publishers say."""
     assert count_parameters(read_shape(config_of(name), where=name)).active / 1e9 == pytest.approx(billions, abs=0.01)
 
 

@@ -36,7 +36,7 @@ def test_parameters_and_linear_layers(name):
     linear = [
         one.weight.numel()
         for path, one in model.named_modules()
-        if isinstance(one, torch.nn.Linear) and path != "lm_head"
+        if type(one) is torch.nn.Linear and path != "lm_head"  # a router of Llama 4 is a subclass
     ]
     assert COUNTS[name] == {"parameters": sum(one.numel() for one in model.parameters()), "linear": sum(linear)}
 
