@@ -2,8 +2,8 @@
 
 A lock saves bandwidth: nine of ten racing processes wait for the one that fetches. Correctness does not lean on it.
 A part that others may be writing is never adopted: where the file system's locks do nothing, or where a journal
-was begun out of their reach (on another machine, on volumes whose locks end there), the claim is *private*: it writes a
-file of its own name, which nobody else opens.
+was begun out of their reach (on another machine, on volumes whose locks end there), the claim is on a file of another
+name; where locks do nothing it is *private*: nobody else opens that file.
 """
 
 import errno
@@ -13,7 +13,8 @@ import secrets
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
 from .flock import ALONE, AT_ONCE, DISK, excludes, lock, reach
@@ -55,32 +56,43 @@ def take_claim(folder: Path, sha256: str, size: int) -> Claim | None:
     """The claim on the file with this digest; None while another process has it. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / f"{sha256}.journal"
-    while True:
-        try:
-            descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            _begin_journal(journal, sha256, size)
-            continue
-        except OSError as error:
-            if error.errno not in _NOT_OURS:
-                raise
-            return private_claim(folder, sha256, size)
-        held = lock(descriptor, ALONE | AT_ONCE)
-        if held is False:
-            os.close(descriptor)
-            return None
-        if not _still(journal, descriptor):  # who had it finished, and removed it
-            os.close(descriptor)
-            continue
-        if (
-            held
-            and excludes(journal)
-            and _is_ours(folder / f"{sha256}.part")
-            and (_begun_in_reach(descriptor, sha256, size) or _begin_again(descriptor, sha256, size))
-        ):
-            return Claim(folder / f"{sha256}.part", journal, descriptor, private=False)
-        os.close(descriptor)
-        return private_claim(folder, sha256, size)
+    while (taken := _take(journal, sha256, size)) is _Not.THERE:
+        _begin_journal(journal, sha256, size)
+    if taken is _Not.OURS:  # then what an earlier process of ours made in its place, or one that is at it
+        others = (_take(one, sha256, size) for one in sorted(folder.glob(f"{sha256}.*.journal")))
+        taken = next((one for one in others if one is _Not.FREE or isinstance(one, Claim)), _Not.OURS)
+    if taken is _Not.OURS:
+        claim = private_claim(folder, sha256, size)
+        return replace(claim, private=not excludes(claim.journal))
+    return taken if isinstance(taken, Claim) else None
+
+
+class _Not(Enum):
+    """Why a journal cannot be taken: it is not there (any more), another process has it, or it may not be written."""
+
+    THERE = 1
+    FREE = 2
+    OURS = 3
+
+
+def _take(journal: Path, sha256: str, size: int) -> Claim | _Not:
+    try:
+        descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return _Not.THERE
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        return _Not.OURS
+    part, held, why = journal.with_suffix(".part"), lock(descriptor, ALONE | AT_ONCE), _Not.OURS
+    if held is False:
+        why = _Not.FREE
+    elif not _still(journal, descriptor):  # who had it finished, and removed it
+        why = _Not.THERE
+    elif held and excludes(journal) and _is_ours(part) and _is_begun(descriptor, sha256, size):
+        return Claim(part, journal, descriptor, private=False)
+    os.close(descriptor)
+    return why
 
 
 def header(sha256: str, size: int, descriptor: int) -> bytes:
@@ -91,12 +103,15 @@ def header(sha256: str, size: int, descriptor: int) -> bytes:
 
 def private_claim(folder: Path, sha256: str, size: int) -> Claim:
     """A claim that is always given: on a part of its own, whatever others do."""
-    name = f"{sha256}.{secrets.token_hex(8)}"
-    journal = folder / f"{name}.journal"
-    _begin_journal(journal, sha256, size)
-    descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
-    lock(descriptor, ALONE | AT_ONCE)  # tells `prune` that it lives, where locks do something
-    return Claim(folder / f"{name}.part", journal, descriptor, private=True)
+    while True:
+        journal = folder / f"{sha256}.{secrets.token_hex(8)}.journal"
+        _begin_journal(journal, sha256, size)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Before it is locked, another process may take it for one that was left.
+            if lock(descriptor, ALONE | AT_ONCE) is not False and _still(journal, descriptor):
+                return Claim(journal.with_suffix(".part"), journal, descriptor, private=True)
+            os.close(descriptor)
 
 
 def _begin_journal(journal: Path, sha256: str, size: int) -> None:
@@ -134,19 +149,20 @@ def _still(path: Path, descriptor: int) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-def _begun_in_reach(descriptor: int, sha256: str, size: int) -> bool:
+def _is_begun(descriptor: int, sha256: str, size: int) -> bool:
+    """Whether the journal was begun within reach of our locks.
+
+    One that lost its first line to a power cut is begun again: it is empty, on a disk, and nobody began it just now.
+    """
     expected = header(sha256, size, descriptor)
-    return os.pread(descriptor, len(expected), 0) == expected
-
-
-def _begin_again(descriptor: int, sha256: str, size: int) -> bool:
-    """Write the first line into a journal that lost it to a power cut: empty, long ago, and on a disk. False for others."""
+    if os.pread(descriptor, len(expected), 0) == expected:
+        return True
     status = os.fstat(descriptor)
     lost = status.st_nlink == 1 and not os.pread(descriptor, _BLOCK, 0).strip(b"\0")
     if not lost or time.time() - status.st_mtime < _SETTLED or reach(descriptor) != DISK:
         return False
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, header(sha256, size, descriptor))
+    os.write(descriptor, expected)
     return True
 
 

@@ -15,7 +15,7 @@ from fakes.sources import MemorySource, breaks_at, flip, locked
 
 from packager.errors import IntegrityError, LoadError, RangeError, TransferError
 from packager.store import Store
-from packager.weights import flock
+from packager.weights import claim, flock
 from packager.weights.chunks import PIECE, PIECES
 from packager.weights.claim import take_claim
 from packager.weights.fetch import FetchSettings, Wanted, disk_error, fetch_files
@@ -253,8 +253,8 @@ class TestAnEarlierAttempt:
     def leave(self, store: Store, pieces: range, *, spoil: int | None = None) -> None:
         """What a killed process leaves: a journal and a part with these pieces."""
         file = locked("a", BIG)
-        claim = take_claim(store.root / "parts", file.sha256, file.size)
-        part = Part(file, claim)
+        held = take_claim(store.root / "parts", file.sha256, file.size)
+        part = Part(file, held)
         part.resume()
         for number in pieces:
             part.write(number, (BIG[number * PIECE : (number + 1) * PIECE],))
@@ -329,13 +329,36 @@ class TestAnEarlierAttempt:
         if b'"locks": "disk"' not in next((store.root / "parts").glob("*.journal")).read_bytes():
             missing("temporary files lie on no disk of this machine alone")
         monkeypatch.setattr(flock, "_kernel", lambda: "another")
-        claim = take_claim(store.root / "parts", locked("a", BIG).sha256, len(BIG))
-        assert claim is not None
-        assert not claim.private
-        claim.release(done=False)
+        own = take_claim(store.root / "parts", locked("a", BIG).sha256, len(BIG))
+        assert own is not None
+        assert own.part == store.root / "parts" / f"{own.journal.stem}.part"
+        assert own.journal.stem == locked("a", BIG).sha256
+        own.release(done=False)
         source = MemorySource({"a": BIG})
         assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 6 * PIECE
         assert leftovers(store) == []
+
+    def test_in_place_of_one_from_beyond_our_locks_there_is_one_for_all_within(self, store, monkeypatch):
+        """On a shared volume, after a machine was lost: others wait, and what came stays for the next attempt."""
+        monkeypatch.setattr(flock, "_DISKS", frozenset())
+        self.leave(store, range(6))
+        monkeypatch.setattr(flock, "_kernel", lambda: "another")
+        file, parts = locked("a", BIG), store.root / "parts"
+        first = take_claim(parts, file.sha256, file.size)
+        assert first is not None
+        assert first.part != parts / f"{file.sha256}.part"
+        assert take_claim(parts, file.sha256, file.size) is None
+        part = Part(file, first)
+        part.resume()
+        part.write(6, (BIG[6 * PIECE : 7 * PIECE],))
+        part.close(done=False)
+        second = take_claim(parts, file.sha256, file.size)
+        assert second is not None
+        assert second.part == first.part
+        second.release(done=False)
+        source = MemorySource({"a": BIG})
+        assert fetch_files(want(source), store, settings=QUICK) == len(BIG) - 7 * PIECE
+        assert leftovers(store) == [f"{file.sha256}.journal", f"{file.sha256}.part"]
 
     @pytest.mark.parametrize("data", [b"", b"\0" * 200], ids=["empty", "zeros"])
     def test_a_journal_that_a_power_cut_emptied_is_begun_again(self, store, monkeypatch, data):
@@ -347,18 +370,18 @@ class TestAnEarlierAttempt:
             missing("temporary files lie on no disk of this machine alone")
         journal.write_bytes(data)
 
-        def private() -> bool:
-            claim = take_claim(parts, journal.stem, size)
-            assert claim is not None
-            claim.release(done=False)
-            return claim.private
+        def taken() -> bool:
+            own = take_claim(parts, journal.stem, size)
+            assert own is not None
+            own.release(done=own.journal != journal)
+            return own.journal == journal
 
-        assert private()
+        assert not taken()
         os.utime(journal, (1e9, 1e9))
         with monkeypatch.context() as patch:
             patch.setattr(flock, "_DISKS", frozenset())
-            assert private()
-        assert not private()
+            assert not taken()
+        assert taken()
         assert fetch_files(want(MemorySource({"a": BIG})), store, settings=QUICK) == size
         assert stored(store, BIG) == BIG
         assert leftovers(store) == []
@@ -428,6 +451,51 @@ class TestSeveralAtOnce:
         thread.join()
         assert failed == []
         assert source.asked == []
+
+    def test_one_that_another_takes_before_it_is_locked(self, store, monkeypatch):
+        """Both would write one file."""
+        parts, taken = store.root / "parts", []
+        begin = claim._begin_journal
+
+        def begin_and_lose(journal: Path, sha256: str, size: int) -> None:
+            begin(journal, sha256, size)
+            if not taken:
+                taken.append(claim._take(journal, sha256, size))
+
+        parts.mkdir(parents=True)
+        monkeypatch.setattr(claim, "_begin_journal", begin_and_lose)
+        own = claim.private_claim(parts, "a" * 64, 5)
+        (other,) = taken
+        assert isinstance(other, claim.Claim)
+        assert own.part != other.part
+        own.release(done=False)
+        other.release(done=True)
+        assert leftovers(store) == []
+
+    def test_racing_in_place_of_a_claim_from_beyond_our_locks(self, store, monkeypatch):
+        monkeypatch.setattr(flock, "_DISKS", frozenset())
+        file, parts, held = locked("a", BIG), store.root / "parts", []
+        first = take_claim(parts, file.sha256, file.size)
+        assert first is not None
+        first.release(done=False)
+        monkeypatch.setattr(flock, "_kernel", lambda: "another")
+        start = threading.Barrier(8)
+
+        def run() -> None:
+            start.wait()
+            held.append(take_claim(parts, file.sha256, file.size))
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        claims = [one for one in held if one is not None]
+        assert claims
+        assert len({one.part for one in claims}) == len(claims)
+        for one in claims:
+            one.release(done=True)
+        assert leftovers(store) == [f"{file.sha256}.journal"]
 
     def test_a_claim_is_one_process_s(self, store):
         first = take_claim(store.root / "parts", "a" * 64, 5)
