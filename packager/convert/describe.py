@@ -23,6 +23,7 @@ from ..weights.compiled import (
 )
 from ..weights.file import FileSource
 
+_RANK = re.compile(r"rank(0|[1-9]\d{0,11})\.engine", re.ASCII)
 _PROSE = ".md"
 """Model cards are written and corrected after the engine is described."""
 
@@ -130,15 +131,16 @@ def _with_earlier(told: Told, path: Path, files: Mapping[str, BuiltFile]) -> Tol
 
 
 def _ranks(folder: Path, config: EngineConfig, files: Mapping[str, int]) -> Iterator[Problem]:
-    wanted = rank_files(config.mapping.world_size)
-    split = f"{CONFIG} splits the engine over {config.mapping.world_size}"
-    for path in wanted:
+    many = config.mapping.world_size
+    split = f"{CONFIG} splits the engine over {many}"
+    for path in rank_files(min(many, len(files) + 1)):  # of more than there are files, one of the first is missing
         if path not in files:
             yield Problem(f"{split}, and {path} is missing", str(folder), "copy all that was compiled")
         elif not files[path]:
             yield Problem(f"{path} is empty", str(folder), "copy all that was compiled")
     for path in files:
-        if path.endswith(PLANS) and path not in wanted:
+        part = _RANK.fullmatch(path)
+        if path.endswith(PLANS) and not (part and int(part[1]) < many):
             yield Problem(f"{split}, and {path} is none of its parts", str(folder), "move it away")
 
 

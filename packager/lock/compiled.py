@@ -15,6 +15,7 @@ from ..weights.compiled import (
     CONFIG,
     FILE,
     KIND,
+    MOST,
     PLANS,
     BuiltFile,
     BuiltGpu,
@@ -127,22 +128,33 @@ def read_config(data: bytes) -> EngineConfig:
         config = json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    split = "pretrained_config.mapping"
     quantization = "pretrained_config.quantization"
     return EngineConfig(
         tensorrt_llm=_text(config, "version"),
-        mapping=Parallel(
-            world_size=_count(config, f"{split}.world_size"),
-            tp=_count(config, f"{split}.tp_size"),
-            pp=_count(config, f"{split}.pp_size"),
-            cp=_count(config, f"{split}.cp_size", default=1),  # not in versions before context parallelism
-        ),
+        mapping=_split(config),
         limits=_limits(config),
         dtype=_text(config, "pretrained_config.dtype"),
         quant_algo=_algorithm(config, f"{quantization}.quant_algo"),
         kv_cache_quant_algo=_algorithm(config, f"{quantization}.kv_cache_quant_algo"),
         lora=bool(_at(config, "build_config.plugin_config.lora_plugin")),
     )
+
+
+def _split(config: Any) -> Parallel:
+    """Over how many GPUs the engine is split, as `parse_build` takes it.
+
+    TensorRT-LLM's Mapping refuses another product too, but for the auto_parallel of old versions (mapping.py).
+    """
+    place = "pretrained_config.mapping"
+    split = Parallel(
+        world_size=_count(config, f"{place}.world_size"),
+        tp=_count(config, f"{place}.tp_size"),
+        pp=_count(config, f"{place}.pp_size"),
+        cp=_count(config, f"{place}.cp_size", default=1),  # not in versions before context parallelism
+    )
+    if split.world_size != split.tp * split.pp * split.cp:
+        raise ValueError(_off(f"{place}.world_size", split.world_size))
+    return split
 
 
 def _limits(config: Any) -> Limits:
@@ -234,7 +246,7 @@ def _at(config: Any, place: str) -> Any:
 def _count(config: Any, place: str, default: int | None = None) -> int:
     value = _at(config, place)
     value = default if value is None else value
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 0 < value <= MOST:
         raise ValueError(_off(place, value))
     return value
 

@@ -31,7 +31,7 @@ https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.ht
 _KEPT_BACK = 0.02
 """Share of a GPU's memory by which two drivers' totals for the same GPU differ (A10G: 22,731 and 23,028 MiB)."""
 _RANK = re.compile(r"rank(0|[1-9]\d*)\.engine")
-_MOST = 1 << 40
+MOST = 1 << 40
 """No count of an engine is larger: one that is wants to be computed with."""
 _OPTIONAL = {"image": None, "source_model": None, "tokenizer_sha256": None}
 _AGAIN = (
@@ -196,7 +196,7 @@ def _odd(build: EngineBuild) -> Iterator[tuple[str, Any]]:
         **{f"mapping.{name}": count for name, count in asdict(build.mapping).items()},
         **{f"limits.{name}": count for name, count in asdict(build.limits).items()},
     }
-    yield from ((place, count) for place, count in counts.items() if not 0 < count <= _MOST)
+    yield from ((place, count) for place, count in counts.items() if not 0 < count <= MOST)
     yield from ((f"files.{path}.size", one.size) for path, one in build.files.items() if one.size < 0)
     split = build.mapping
     if split.world_size != split.tp * split.pp * split.cp:

@@ -171,6 +171,16 @@ def run(capsys, *argv):
     return capsys.readouterr().err
 
 
+def test_a_split_over_more_than_can_be(tmp_path, capsys):
+    """A name for each of its parts would take all memory."""
+    config = json.loads((write_engine(tmp_path, 2) / "config.json").read_bytes())
+    config["pretrained_config"]["mapping"] |= {"world_size": 2**40, "tp_size": 2**40}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    said = run(capsys, tmp_path)
+    assert f"config.json splits the engine over {2**40}, and rank2.engine is missing\n" in said
+    assert said.count("error: ") <= 4
+
+
 def test_every_rank_must_be_there_and_no_other(tmp_path, capsys):
     folder = write_engine(tmp_path, 3)
     (folder / "rank1.engine").rename(folder / "rank3.engine")

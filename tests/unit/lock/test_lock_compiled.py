@@ -194,10 +194,12 @@ def test_versions_that_knew_no_context_parallelism():
         ("pretrained_config.mapping", [], "pretrained_config.mapping.world_size is missing"),
         ("pretrained_config.mapping.tp_size", "2", 'pretrained_config.mapping.tp_size cannot be "2"'),
         ("pretrained_config.mapping.pp_size", 0, "pretrained_config.mapping.pp_size cannot be 0"),
+        ("pretrained_config.mapping.tp_size", 2, "pretrained_config.mapping.world_size cannot be 1"),
         ("pretrained_config.mapping.cp_size", True, "pretrained_config.mapping.cp_size cannot be true"),
         ("pretrained_config.dtype", ..., "pretrained_config.dtype is missing"),
         ("pretrained_config.quantization.quant_algo", {}, "pretrained_config.quantization.quant_algo cannot be {}"),
         ("build_config.max_seq_len", None, "build_config.max_seq_len is missing"),
+        ("build_config.max_seq_len", 2**40 + 1, "build_config.max_seq_len cannot be 1099511627777"),
     ],
 )
 def test_a_config_json_that_is_off(place, value, said):
