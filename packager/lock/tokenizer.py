@@ -1,5 +1,6 @@
 """What is taken of a tokenizer's source, and whether it fits the weights that it is for. Pure."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ transformers save and read, and the one of Mistral's own (vLLM). The rest there 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
 """Those of them without one of which there is no tokenizer; code of its own may read it under another name."""
 
+_TOKENIZER = re.compile(
+    r".*(vocab|tekken|spiece|sentencepiece|tokenizer\.|tokenization).*|.*\.(model|tiktoken|spm|bpe|codes)"
+)
+"""Names of files that a tokenizer of transformers is, or is made by; models with code of their own have yet others."""
+
 _ENDS = "generation_config.json"
 """Which tokens end an answer; engines read it beside the tokenizer. It is the model's own, so that of the weights counts."""
 
@@ -32,6 +38,12 @@ _DESCRIBED = ("tokenizer.json", "tokenizer.model")
 """The files that an engine.json's `tokenizer_sha256` may be of."""
 _NAMED = 5
 """Files and folders that a message names; more are counted."""
+
+
+def lacks_tokenizer(paths: Iterable[str]) -> bool:
+    """Whether nothing at the top of a folder of these files looks like a tokenizer; GGUF files carry theirs."""
+    top = [path for path in paths if "/" not in path]
+    return not any(_TOKENIZER.fullmatch(name) or name.endswith(".gguf") for name in top)
 
 
 def choose_tokenizer(

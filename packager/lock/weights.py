@@ -25,7 +25,7 @@ from .lora import check_adapter
 from .model import ModelFacts, facts_of_config, facts_of_ctranslate2, facts_of_gguf
 from .origin import Origin, at
 from .parts import INDEX, first_part, lacking_gguf, lacking_safetensors, without_part
-from .tokenizer import TOKENIZER_FILES, check_described, choose_tokenizer
+from .tokenizer import TOKENIZER_FILES, check_described, choose_tokenizer, lacks_tokenizer
 from .tools import Tools
 
 _HEAD = 1 << 20
@@ -93,6 +93,8 @@ def _lock_chosen(
     _check_entry(file, asked, source, chosen, paths)
     entry = RECIPES[file.spec.engine.kind].entry(paths, asked.file) or ""
     _tell_unused(file, chosen, entry, tools)
+    if RECIPES[file.spec.engine.kind].folder and not asked.trusted_code and lacks_tokenizer(paths):
+        tools.say("no file of these weights looks like a tokenizer: `weights.tokenizer` names one from elsewhere")
     described = lock_compiled(source, chosen, where, built_for(file))  # refused before anything large is read
     model = _model(source, chosen, entry, where) if described is None else facts_of_built(described)
     check_weights(file, model, tools.say)

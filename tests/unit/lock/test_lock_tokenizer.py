@@ -217,6 +217,25 @@ class TestCode:
         assert "modeling_x.py" not in paths(tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], ["no file of these weights looks like a tokenizer: `weights.tokenizer` names one from elsewhere"]),
+        (["tokenizer_config.json", "sub/tokenizer.json"], ["no file of these weights looks like a tokenizer"]),
+        (["tokenizer.json"], []),
+        (["vocab.txt"], []),
+        (["spiece.model"], []),
+        (["qwen.tiktoken"], []),
+        (["tekken.json"], []),
+    ],
+)
+def test_weights_without_one_are_told_of(tmp_path, tools, files, said):
+    heard = []
+    write(tmp_path / "weights", {**WEIGHTS, **dict.fromkeys(files, b"{}")})
+    lock_weights(spec(tmp_path, "  source: file://weights\n"), replace(tools, say=heard.append))
+    assert [one.startswith(other) for one, other in zip(heard, said, strict=True)] == [True] * len(said)
+
+
 def test_an_engine_that_opens_one_file_has_no_use_for_it(tmp_path, tools):
     write(tmp_path / "weights", {"a.gguf": b"GGUF"})
     assert refused(spec(tmp_path, HUB, "llama_cpp"), tools) == [
