@@ -12,6 +12,9 @@ vllm 0.32.0, layers/linear.py QKVParallelLinear; lmdeploy 0.18.0, turbomind/buil
 pytorch/config.py get_num_qkv_head_by_tp; TensorRT-LLM 1.2, _torch/models/modeling_utils.py duplicate_kv_weight.
 """
 
+_MOST = 1024
+"""GPUs that a spec may name (spec/engine.py): config.json may say any number of heads."""
+
 
 def shares(engine: str, model: ModelFacts, parallel: int) -> bool:
     """Whether so many GPUs can share each layer of the model, as far as it says.
@@ -35,7 +38,7 @@ def unshared(file: SpecFile, model: ModelFacts) -> tuple[Problem, ...]:
         first, *_ = _cut(engine, model, parallel)
         what = f"{first} inputs, which are quantized in groups of {model.group}"
     what = f"`tensor_parallel: {parallel}` cannot share the model's {what}"
-    fits = [number for number in range(1, model.heads + 1) if shares(engine, model, number)]
+    fits = [number for number in range(1, min(model.heads, _MOST) + 1) if shares(engine, model, number)]
     mend = f"write one of: {', '.join(map(str, fits))}"
     if fits == [1]:
         mend = "write `tensor_parallel: 1`"

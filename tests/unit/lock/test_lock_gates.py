@@ -609,6 +609,14 @@ class TestWeights:
                 "`tensor_parallel: 3` cannot share the model's 8 attention heads",
                 "write one of: 1, 2, 4, 8",
             ),
+            (
+                "kind: vllm, tensor_parallel: 3",
+                [gpu("l4", 3)],
+                facts(heads=1 << 60),
+                "3",
+                f"`tensor_parallel: 3` cannot share the model's {1 << 60} attention heads",
+                "write one of: 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024",
+            ),
             *(
                 (
                     f"kind: {engine}, tensor_parallel: 4",
