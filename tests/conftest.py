@@ -31,8 +31,10 @@ if find_spec("hypothesis"):  # which the engines' environments lack
 
 
 def pytest_configure() -> None:
-    # A shell has what it runs in the background ignore Ctrl-C, and so would every program that a test starts.
+    # A shell has what it runs in the background ignore Ctrl-C, and nohup SIGHUP: so would every program that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # which no program inherits
 
 
 def pytest_unconfigure() -> None:

@@ -91,7 +91,7 @@ def test_its_lease_lasts_from_before_the_first_look_to_the_end(loading):
     assert prune(store, ALL).items == []
     server.terminate()
     server.process.wait()
-    assert living(store) == ()
+    wait_until(lambda: living(store) == (), "nobody holds it any more")
     assert list(store.root.glob("leases/*.json")) == []
     assert len(prune(store, ALL).items) == 1
 
@@ -106,6 +106,6 @@ def test_a_killed_server_keeps_nothing(loading):
             process.kill()
     server.process.wait()
     wait_until(lambda: not any(map(_runs, family)), "they have ended")
-    assert living(store) == ()
+    wait_until(lambda: living(store) == (), "their last threads have, too")
     assert len(prune(store, ALL).items) == 1
     assert list(store.root.glob("leases/*.json")) == []
