@@ -1,6 +1,7 @@
 """`packager store`: what the store holds, whether it is intact, and what may go."""
 
 import math
+import os
 import re
 import time
 from datetime import UTC, datetime
@@ -139,16 +140,17 @@ def prune_command(
 
 
 def _store(folder: Path | None) -> "Store":
-    """The store that is meant. Raises OutputError when there is none in a folder that was named."""
+    """The store that is meant. Raises OutputError for a folder that was named and is not there, and for what is no folder."""
     from ..environ import cache_root
     from ..errors import OutputError
     from ..store import Store
 
     store = Store(folder or cache_root())
-    if folder is not None and not folder.is_dir():
-        raise OutputError(
-            "there is no such folder", where=str(folder), mend="name the folder that PACKAGER_CACHE names"
-        )
+    there = os.path.lexists(store.root)
+    if (there or folder is not None) and not store.root.is_dir():
+        what = "this is no folder" if there else "there is no such folder"
+        mend = "name the folder that PACKAGER_CACHE names" if folder else "set PACKAGER_CACHE to a folder"
+        raise OutputError(what, where=str(store.root), mend=mend)
     return store
 
 

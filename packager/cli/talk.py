@@ -11,6 +11,7 @@ import httpx
 
 from ..bench.connection import Origin
 from ..errors import EngineError, PackagerError, RequestError, UnavailableError
+from ..web import open_client
 
 _CONNECT_SECONDS = 10
 
@@ -51,7 +52,7 @@ class Talk:
     def __init__(self, url: str, key: str, settings: Mapping[str, Any]) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-        self._client = httpx.Client(base_url=_address(url), headers=headers, timeout=timeout)
+        self._client = open_client(base_url=_address(url), headers=headers, timeout=timeout)
         self._settings = settings
 
     def model(self) -> str:

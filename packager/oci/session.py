@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 import httpx
 
 from ..errors import RegistryError
+from ..web import open_client
 from .credentials import Credential, find_credential
 from .reference import DEFAULT_REGISTRY
 
@@ -70,7 +71,7 @@ class Session:
         api = "registry-1.docker.io" if host == DEFAULT_REGISTRY else host
         local = _is_loopback(self._url(f"http://{api}").host)
         self.root = self._url(f"{'http' if local else 'https'}://{api}/v2/")
-        self._client = httpx.Client(
+        self._client = open_client(
             timeout=_TIMEOUT,
             follow_redirects=False,
             trust_env=not local,  # proxies lead away from this machine

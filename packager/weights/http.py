@@ -128,7 +128,7 @@ class HttpReader:
             self._require(exchange, _NO_HEAD)
         elif "content-encoding" not in exchange.headers:
             size = length_of(exchange.headers, exchange.where)
-            if size is not None:
+            if size:  # 0 is what a server that answers HEAD for form's sake says of any file
                 return Head(size, exchange.headers)
         return self._head_by_byte(path)
 

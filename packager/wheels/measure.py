@@ -91,6 +91,8 @@ def _sizes_by_head(candidates: Sequence[Candidate]) -> dict[Candidate, int]:
         return {}
     import httpx
 
+    from ..web import open_client
+
     def size(client: httpx.Client, candidate: Candidate) -> int | None:
         try:
             answer = client.head(candidate.location)
@@ -101,7 +103,7 @@ def _sizes_by_head(candidates: Sequence[Candidate]) -> dict[Candidate, int]:
 
     # identity: the length of the file, not of a compressed transfer of it
     with (
-        httpx.Client(headers={"accept-encoding": "identity"}, follow_redirects=True, timeout=_SECONDS) as client,
+        open_client(headers={"accept-encoding": "identity"}, follow_redirects=True, timeout=_SECONDS) as client,
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
         found = pool.map(lambda candidate: size(client, candidate), candidates)

@@ -196,6 +196,15 @@ def test_a_folder_that_is_not_there(say, tmp_path, command):
     assert done.stderr.startswith(f"error: {tmp_path}/none: there is no such folder\n  mend: ")
 
 
+@pytest.mark.parametrize("command", ["list", "verify", "prune"])
+def test_what_is_no_folder(tmp_path, command):
+    file = tmp_path / "file"
+    file.touch()
+    done = packager("store", command, cwd=tmp_path, cache=file)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {file}: this is no folder\n  mend: set PACKAGER_CACHE to a folder\n"
+
+
 def test_another_folder(say, store, weights, tmp_path):
     store.root.rename(tmp_path / "moved")
     assert say("list", "--store", tmp_path / "moved").stdout.splitlines()[-1].startswith("2 files, ")

@@ -613,7 +613,9 @@ class TestHead:
         part(reader, path="x")
         assert [at.path for at in web.requests] == ["/x", "/a/model.gguf", "/a/model.gguf"]
 
-    @pytest.mark.parametrize("fault", [Status(405), Status(403), Status(501), Status(400), NoLength(), Gzip()])
+    @pytest.mark.parametrize(
+        "fault", [Status(405), Status(403), Status(501), Status(400), Status(200), NoLength(), Gzip()]
+    )
     def test_where_it_does_not_tell(self, web, reader, fault):
         web.faults = lambda request: fault if request.method == "HEAD" else None
         assert reader.head("a/model.gguf").size == SIZE
