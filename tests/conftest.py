@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # `from fakes.x import y` from a
 
 from fakes.machine import STRICT, free_port, missing, wait_for_port
 
+from packager.runtime.logs import JsonLines
+
 if find_spec("hypothesis"):  # which the engines' environments lack
     from hypothesis import HealthCheck, settings
 
@@ -71,7 +73,7 @@ def logs_as_they_were() -> Iterator[None]:
     before = [(one, one.handlers[:], one.level, one.propagate) for one in (ours, root)]
     yield
     for one, handlers, level, propagate in before:
-        if any(type(handler) is logging.StreamHandler for handler in one.handlers):
+        if any(isinstance(handler.formatter, JsonLines) for handler in one.handlers):
             one.handlers[:], one.level, one.propagate = handlers, level, propagate
 
 

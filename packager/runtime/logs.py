@@ -50,6 +50,10 @@ class JsonLines(logging.Formatter):
         return _ENCODER.encode(line)
 
 
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Standard error. A type of its own: LMDeploy takes everything under an error from the root's plain handlers (utils.py)."""
+
+
 @lru_cache(maxsize=1)
 def _second(moment: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
@@ -61,7 +65,7 @@ def log_to_stderr(*, everything: bool = False) -> None:
     With `everything`, for a process that is all ours, other libraries' warnings and errors go there as well.
     Raises SettingError for what is no level, when errors are logged already.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(sys.stderr)
     handler.setFormatter(JsonLines())
     LOG.handlers[:] = [handler]
     LOG.propagate = False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fakes.engines import make_setup
-from fakes.models import write_model
+from fakes.models import Size, write_model
 from fakes.standins import VENDOR, importable, write_compiled, write_hello, write_letters
 
 from packager.runtime.engine import Engine
@@ -71,7 +71,6 @@ _LLAMA_CPP = {"context_length": CONTEXT, "threads": 1}
 _CTRANSLATE2 = {"context_length": CONTEXT, "threads": 1}
 _TRANSFORMERS = {"threads": 1}
 _VLLM = {"context_length": CONTEXT, "dtype": "float32", "eager": True, "kv_cache_gib": 0.125}
-_LMDEPLOY = {"context_length": CONTEXT}
 _GRAMMARS = "the stand-in has no grammars: it hands the form on, and answers freely"
 _FREELY = dict.fromkeys(
     (
@@ -83,6 +82,17 @@ _FREELY = dict.fromkeys(
     _GRAMMARS,
 )
 _TENSORRT_LLM = {"context_length": CONTEXT}
+
+
+def _lmdeploy(backend: str) -> Case:
+    """The library itself where it is installed, which is where a GPU is."""
+    options = {"backend": backend, "context_length": CONTEXT, "cache_share": 0.05}
+    if find_spec("lmdeploy"):
+        options["dtype"] = "float16"  # in bfloat16 two tokens are equally likely too often
+        return Case("lmdeploy", "lmdeploy", options, weights="wide", starts=3)
+    return Case("lmdeploy", "packager", options, weights="letters", shows_not=_FREELY)
+
+
 ALL = [
     Case("echo", "packager", {"context_length": CONTEXT}, {"delay_ms": 20}),
     Case("llama_cpp", "xllamacpp", _LLAMA_CPP, {"batch": 32}, "tiny"),
@@ -103,8 +113,7 @@ ALL = [
     Case("vllm", "vllm", _VLLM, weights="mistral", whole=False),
     Case("vllm", "vllm", _VLLM, weights="qwen2", whole=False),
     Case("vllm", "vllm", _VLLM, weights="phi", whole=False),
-    Case("lmdeploy", "packager", {"backend": "turbomind", **_LMDEPLOY}, weights="letters", shows_not=_FREELY),
-    Case("lmdeploy", "packager", {"backend": "pytorch", **_LMDEPLOY}, weights="letters", shows_not=_FREELY),
+    *(_lmdeploy(backend) for backend in ("turbomind", "pytorch")),
     Case("tensorrt_llm_engine", "tokenizers", _TENSORRT_LLM, weights="compiled", shows_not={}),
     Case("tensorrt_llm", "tokenizers", _TENSORRT_LLM, weights="checkpoint", shows_not={}),
 ]
@@ -112,6 +121,8 @@ _CHOSEN = os.environ.get("PACKAGER_TEST_ENGINE")
 CASES = [case for case in ALL if _CHOSEN in (None, case.kind) and find_spec(case.library)]
 
 
+_WIDE = Size(width=256, hidden=512, head=64)
+"""Heads as wide as TurboMind's attention has at least."""
 _STAND_INS = {
     "letters": write_letters,
     "compiled": lambda folder, _: write_compiled(folder),
@@ -146,5 +157,6 @@ def make_weights(name: str, kind: str, root: Path, context: int = CONTEXT) -> Pa
         return quantize(make_weights("llama", "", root, context), root / name)
     folder = root / name
     if not (folder / "config.json").exists():
-        write_model(folder, name, context_length=context)
+        shape, size = ("llama", _WIDE) if name == "wide" else (name, Size())
+        write_model(folder, shape, size=size, context_length=context)
     return folder

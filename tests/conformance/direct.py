@@ -6,6 +6,7 @@ python direct.py KIND WEIGHTS TOKENS CONTEXT PROMPT [QUANTIZATION]    prints {"t
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ def vllm(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int
 def lmdeploy(weights: Path, count: int, context: int, prompt: str) -> tuple[str, int]:
     import asyncio
 
-    _stand_in()
+    if not find_spec("lmdeploy"):
+        _stand_in()
     from lmdeploy.messages import GenerationConfig, TurbomindEngineConfig
     from lmdeploy.serve.core.async_engine import AsyncEngine
 
-    engine = AsyncEngine(str(weights), backend_config=TurbomindEngineConfig(session_len=context, max_batch_size=1))
+    config = TurbomindEngineConfig(dtype="float16", session_len=context, max_batch_size=1, cache_max_entry_count=0.05)
+    engine = AsyncEngine(str(weights), backend_config=config)
 
     async def answer() -> tuple[str, int]:
         engine.start_loop(asyncio.get_running_loop(), use_async_api=True)

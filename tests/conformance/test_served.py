@@ -175,8 +175,9 @@ def test_a_killed_engine(server: ProcessServer, case: Case) -> None:
 
 
 def _workers(parent: psutil.Process) -> list[psutil.Process]:
-    """The engine's own processes: not the one in which multiprocessing keeps its books."""
-    return [one for one in parent.children(recursive=True) if "resource_tracker" not in _command(one)]
+    """The engine's own processes: not the one in which multiprocessing keeps its books, nor torch's compilers."""
+    others = ("resource_tracker", "compile_worker")
+    return [one for one in parent.children(recursive=True) if not any(word in _command(one) for word in others)]
 
 
 def _command(process: psutil.Process) -> str:

@@ -1,6 +1,6 @@
 """Small real models of today's architectures: Hugging Face folders with random weights and hello's tokenizer.
 
-Widths are multiples of 64 (bitsandbytes' block) and heads 32 wide (the least that vLLM's CPU attention has).
+Widths are multiples of 64 (bitsandbytes' block) and heads 32 wide (the least that vLLM's CPU attention has) unless said otherwise.
 Written with numpy and safetensors alone, so that every engine's environment can make them.
 """
 
@@ -26,15 +26,16 @@ _GATED = ("llama", "mistral", "qwen2")
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is: two layers of width 128 unless said otherwise. Heads are 32 wide."""
+    """How large a model is: two layers of width 128, and heads 32 wide, unless said otherwise."""
 
     width: int = WIDTH
     hidden: int = HIDDEN
     layers: int = LAYERS
+    head: int = HEAD
 
     @property
     def heads(self) -> int:
-        return self.width // HEAD
+        return self.width // self.head
 
 
 def write_model(
@@ -94,7 +95,7 @@ def _config(shape: str, size: Size, context_length: int) -> dict[str, object]:
         return config | {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5}
     if shape == "mistral":
         config["sliding_window"] = None
-        config["head_dim"] = HEAD
+        config["head_dim"] = size.head
     if shape == "internlm2":
         config["bias"] = False
     return config | {"hidden_act": "silu", "rms_norm_eps": 1e-5}

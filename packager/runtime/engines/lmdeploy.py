@@ -4,6 +4,11 @@ Both compute in threads of this process (the PyTorch engine on several GPUs: in 
 lmdeploy_requests.py, the engine is opened in lmdeploy_open.py.
 """
 
+# Sets what the imports below read; it must come first.
+from . import lmdeploy_environment  # noqa: F401
+
+# isort: split
+
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
@@ -197,12 +202,14 @@ class _Model:
 class _Run:
     """One open request."""
 
-    __slots__ = ("_top", "aborted", "answer", "ids", "session")
+    __slots__ = ("_before", "_held", "_top", "aborted", "answer", "ids", "session")
 
     def __init__(self, ids: list[int], sampling: SamplingParams) -> None:
         self._top = sampling.logprobs
         self.answer = Answer("LMDeploy", sampling.stop)
         self.ids = ids
+        self._before: list[int] = []  # the last token whose text LMDeploy has given
+        self._held: list[int] = []  # those after it
         self.session: Any = None
         self.aborted = False
 
@@ -214,7 +221,22 @@ class _Run:
     def delta(self, step: Any, tokens: Detokenizer | None) -> Delta:
         """What a step of LMDeploy's added."""
         logprobs = () if self._top is None or tokens is None else logprobs_of(step, self._top, tokens)
-        return self.answer.delta(step.response, len(step.token_ids or ()), step.finish_reason, logprobs)
+        text = step.response if tokens is None else step.response + self._rest(step, tokens)
+        return self.answer.delta(text, len(step.token_ids or ()), step.finish_reason, logprobs)
+
+    def _rest(self, step: Any, tokens: Detokenizer) -> str:
+        """At the end the text that LMDeploy still holds back, which it never gives.
+
+        While an answer ends within a character, it gives none of a step's text, and a step may have many tokens.
+        """
+        ids = list(step.token_ids or ())
+        if step.response:
+            self._before, self._held = ids[-1:], []
+        else:
+            self._held += ids
+        if step.finish_reason not in ("stop", "length") or not self._held:
+            return ""
+        return tokens.added_text(self._before or self.ids[-1:], self._held)
 
 
 def _close_late(opening: "asyncio.Future[Any]") -> None:

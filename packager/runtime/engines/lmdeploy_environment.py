@@ -8,3 +8,5 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # TurboMind's library logs by itself; at its own level each request is a line.
 os.environ.setdefault("TM_LOG_LEVEL", "ERROR")
+# Bars of progress have no place in a log.
+os.environ.setdefault("TQDM_DISABLE", "1")

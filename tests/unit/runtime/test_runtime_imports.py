@@ -4,6 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
+import pytest
 from fakes.packages import ROOT
 
 RUNTIME = ROOT / "packager/runtime"
@@ -53,3 +54,19 @@ def test_the_container_side_stands_alone():
             if not allowed:
                 strangers.add((name, module))
     assert strangers == set()
+
+
+@pytest.mark.parametrize("library", ["lmdeploy", "vllm"])
+def test_what_a_library_reads_when_it_is_imported_is_set_before(library):
+    """huggingface_hub, for one, never looks at HF_HUB_OFFLINE again."""
+    setting = f"{library}_environment"
+    seen = 0
+    for path in sorted((RUNTIME / "engines").glob(f"{library}*.py")):
+        if path.name == "vllm_executors.py":  # which vLLM imports
+            continue
+        modules = [module for _, module in imports(path)]
+        theirs = [place for place, module in enumerate(modules) if module.split(".")[0] == library]
+        if theirs:
+            assert setting in modules[: theirs[0]], path.name
+            seen += 1
+    assert seen > 1

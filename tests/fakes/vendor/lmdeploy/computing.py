@@ -8,6 +8,8 @@ from .tokenizer import EOS
 
 _CANDIDATES = [*range(0x61, 0x7B), 0x20, 0x2E, 0xC3, 0xA9, 0xE2, EOS]
 _STEP_SECONDS = 0.001
+_TOGETHER = 4
+"""Of so many steps, two come together."""
 
 MADE: list = []
 """Every AsyncEngine that was made."""
@@ -27,7 +29,7 @@ class Handle:
         self.engine.cancels += 1
 
     async def async_stream_infer(self, session_id, input_ids, gen_config=None, stream_output=False, **kwargs):
-        """(status, token ids, log probabilities), as lmdeploy's EngineOutput says it."""
+        """(status, token ids, log probabilities), as lmdeploy's EngineOutput says it: some have two tokens, as under load."""
         self.cancelled = False
         self.engine.seen.append(gen_config)
         if self.engine.grammarless and gen_config.response_format is not None:
@@ -35,6 +37,7 @@ class Handle:
         draw = Random(gen_config.random_seed)
         ids = list(input_ids)
         ends = [] if gen_config.ignore_eos else gen_config.stop_token_ids
+        new, places = [], []
         for step in range(gen_config.max_new_tokens):
             await asyncio.sleep(_STEP_SECONDS)
             if self.cancelled:
@@ -43,13 +46,19 @@ class Handle:
             if self.engine.breaks is not None:
                 raise self.engine.breaks
             if self.engine.fail_at == step:
+                if new:
+                    yield "success", new, places or None
                 yield "error", [], None
                 return
             scores = scores_of(ids, len(input_ids), gen_config)
             token = draw.choices(*zip(*kept(scores, gen_config), strict=True))[0]
             ids.append(token)
+            new.append(token)
+            places += self.likely(ids[:-1], len(input_ids), token, gen_config) or ()
             last = token in ends or step == gen_config.max_new_tokens - 1
-            yield "finish" if last else "success", [token], self.likely(ids[:-1], len(input_ids), token, gen_config)
+            if last or step % _TOGETHER != _TOGETHER - 2:
+                yield "finish" if last else "success", new, places or None
+                new, places = [], []
             if last:
                 return
 

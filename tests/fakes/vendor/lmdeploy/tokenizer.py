@@ -17,6 +17,9 @@ class Backend:
     def get_added_tokens_decoder(self):
         return {number: SimpleNamespace(content=name, special=True) for number, name in _NAMES.items()}
 
+    def decode(self, ids):
+        return bytes(one for one in ids if one < 256).decode(errors="replace")
+
     def id_to_token(self, number):
         return _NAMES.get(number) or (_LETTERS.get(number, chr(number)) if number < 256 else None)
 
