@@ -117,9 +117,10 @@ class Store:
         staging = self.root / "tmp"
         staging.mkdir(parents=True, exist_ok=True)
         written, statuses = dict[str, str](), dict[str, os.stat_result]()
+        mine = f"{staging}/{secrets.token_hex(16)}"
         try:
             for sha256, data in files.items():
-                written[sha256] = temporary = f"{staging}/{secrets.token_hex(16)}"
+                written[sha256] = temporary = f"{mine}-{len(written)}"
                 statuses[sha256] = _write_new(temporary, data)
             for temporary in written.values():
                 _sync(temporary)

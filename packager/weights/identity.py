@@ -70,9 +70,13 @@ class Intact:
         self._before: Mapping[str, Any] = memo if isinstance(memo, dict) else {}
         self._seen: dict[str, list[int]] = {}
 
+    def lacks(self, file: WeightsFile) -> bool:
+        """Whether nothing is there under the file's digest."""
+        return not os.path.lexists(self._path(file))
+
     def has(self, file: WeightsFile) -> bool:
         """Whether the file is as it was when it was verified."""
-        path = f"{self._store.root}/sha256/{file.sha256[:2]}/{file.sha256}"
+        path = self._path(file)
         try:
             status = os.lstat(path)
         except OSError:
@@ -97,6 +101,9 @@ class Intact:
     def note(self, sha256: str, status: os.stat_result) -> None:
         """The file was hashed as it came, and had this status when its last byte was written. By any thread."""
         self._seen[sha256] = _seen(status)
+
+    def _path(self, file: WeightsFile) -> str:
+        return f"{self._store.root}/sha256/{file.sha256[:2]}/{file.sha256}"  # no Path, of thousands
 
     def knows(self, file: WeightsFile) -> bool:
         """Whether the file was verified since this began."""

@@ -109,12 +109,15 @@ def _missing(files: Sequence[WeightsFile], intact: Intact, store: Store, watch: 
     """Those that the store has not, or not intact. Raises LoadError."""
     again = environ.VERIFY.get() == "always"
     doubtful = [file for file in files if again or not intact.has(file)]
+    lacking = {file.path for file in doubtful if intact.lacks(file)}  # no thread need look for thousands of them
+    doubtful = [file for file in doubtful if file.path not in lacking]
     checks = Checks(watch, doubtful)
     try:
         found = _each(lambda file: checks.run(file, lambda told: intact.verify(file, told, again=again)), doubtful)
     except OSError as error:
         raise unreadable(error, store.root) from error
-    return [file for file, there in zip(doubtful, found, strict=True) if not there]
+    lacking |= {file.path for file, there in zip(doubtful, found, strict=True) if not there}
+    return [file for file in files if file.path in lacking]
 
 
 def _each(do: Callable[[WeightsFile], Found], files: Sequence[WeightsFile]) -> list[Found]:

@@ -191,7 +191,7 @@ def _executable(info: zipfile.ZipInfo) -> bool:
 def _safe(name: str, path: Path) -> str:
     """`name`, when it stays inside the folder it is unpacked to and means the same everywhere."""
     parts = name.split("/")
-    unsafe = any(part in {"", ".", ".."} for part in parts) or any(c in name for c in "\\\0\r\n") or ":" in parts[0]
-    if unsafe or not name.isprintable():
+    unsafe = "" in parts or "." in parts or ".." in parts or "\\" in name or ":" in parts[0]
+    if unsafe or not name.isprintable():  # which NUL and ends of lines are not
         raise ImageError(f"the entry {name!r} has an unsafe name", where=str(path), mend="do not install this wheel")
     return name

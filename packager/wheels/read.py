@@ -96,7 +96,8 @@ def _text_reader(file: BinaryIO, by_name: Mapping[str, Archived], info: str, whe
 
 def _skipped(name: str, info: str, scripts: Mapping[str, str]) -> bool:
     """Whether the installer writes this file itself, or instead of it a script for an entry point."""
-    if name in {f"{info}/{ours}" for ours in _OURS}:
+    folder, _, file = name.rpartition("/")
+    if folder == info and file in _OURS:
         return True
     top, _, rest = name.partition("/")
     if not (top.endswith(".data") and rest.startswith("scripts/")):
@@ -149,12 +150,14 @@ def _refuse_clashes(paths: Iterable[str], where: str) -> None:
         if path in seen:
             raise ImageError(f"the wheel installs two files at /{path}", where=where)
         seen.add(path)
-    for path in sorted(seen):
-        parent = posixpath.dirname(path)
-        while parent:
-            if parent in seen:
-                raise ImageError(f"the wheel installs /{parent} as a file and as a folder", where=where)
-            parent = posixpath.dirname(parent)
+    folders: set[str] = set()
+    for path in seen:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in folders:
+            folders.add(parent)
+            parent = parent.rpartition("/")[0]
+    for path in sorted(folders & seen):
+        raise ImageError(f"the wheel installs /{path} as a file and as a folder", where=where)
 
 
 def _row(file: BinaryIO, placed: _Placed, record: Mapping[str, Recorded]) -> tuple[str, int]:
@@ -171,7 +174,8 @@ def _row(file: BinaryIO, placed: _Placed, record: Mapping[str, Recorded]) -> tup
 
 
 def _from_site(path: str, facts: BaseFacts) -> str:
-    return posixpath.relpath("/" + path, facts.site)
+    site = f"{_root(facts.site)}/"
+    return path[len(site) :] if path.startswith(site) else posixpath.relpath("/" + path, facts.site)
 
 
 def _root(folder: str) -> str:
