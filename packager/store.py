@@ -48,7 +48,11 @@ class Store:
 
     def path(self, sha256: str) -> Path:
         """Where the file with this hex digest lies, or would lie."""
-        return self.root.joinpath("sha256", sha256[:2], sha256)
+        return Path(self.place(sha256))
+
+    def place(self, sha256: str) -> str:
+        """`path` as text, for thousands of files: to make a Path costs as much as to rename the file."""
+        return f"{self.root}/sha256/{sha256[:2]}/{sha256}"
 
     def find(self, sha256: str, size: int | None = None) -> StoredFile | None:
         """The file with this digest, or None when the store lacks it or its size is not `size`.
@@ -133,7 +137,7 @@ class Store:
         return statuses
 
     def _name(self, temporary: str, sha256: str) -> None:
-        final = f"{self.root}/sha256/{sha256[:2]}/{sha256}"  # no Path: it costs as much as to give the name
+        final = self.place(sha256)
         try:
             os.replace(temporary, final)  # noqa: PTH105
         except FileNotFoundError:  # the first one of its folder

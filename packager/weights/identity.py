@@ -72,11 +72,11 @@ class Intact:
 
     def lacks(self, file: WeightsFile) -> bool:
         """Whether nothing is there under the file's digest."""
-        return not os.path.lexists(self._path(file))
+        return not os.path.lexists(self._store.place(file.sha256))
 
     def has(self, file: WeightsFile) -> bool:
         """Whether the file is as it was when it was verified."""
-        path = self._path(file)
+        path = self._store.place(file.sha256)
         try:
             status = os.lstat(path)
         except OSError:
@@ -90,7 +90,7 @@ class Intact:
     def verify(self, file: WeightsFile, on_bytes: OnBytes | None = None, *, again: bool = False) -> bool:
         """Whether the store has the file intact, by its digest."""
         try:
-            status = os.lstat(self._store.path(file.sha256))
+            status = os.lstat(self._store.place(file.sha256))
         except OSError:
             return False
         if find_intact(file, self._store, on_bytes, again=again) is None:
@@ -101,9 +101,6 @@ class Intact:
     def note(self, sha256: str, status: os.stat_result) -> None:
         """The file was hashed as it came, and had this status when its last byte was written. By any thread."""
         self._seen[sha256] = _seen(status)
-
-    def _path(self, file: WeightsFile) -> str:
-        return f"{self._store.root}/sha256/{file.sha256[:2]}/{file.sha256}"  # no Path, of thousands
 
     def knows(self, file: WeightsFile) -> bool:
         """Whether the file was verified since this began."""

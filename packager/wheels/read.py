@@ -156,8 +156,8 @@ def _refuse_clashes(paths: Iterable[str], where: str) -> None:
         while parent and parent not in folders:
             folders.add(parent)
             parent = parent.rpartition("/")[0]
-    for path in sorted(folders & seen):
-        raise ImageError(f"the wheel installs /{path} as a file and as a folder", where=where)
+    if both := folders & seen:
+        raise ImageError(f"the wheel installs /{min(both)} as a file and as a folder", where=where)
 
 
 def _row(file: BinaryIO, placed: _Placed, record: Mapping[str, Recorded]) -> tuple[str, int]:

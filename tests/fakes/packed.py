@@ -14,7 +14,6 @@ GROUP = 128
 """Inputs of a group, which has one scale (and one zero) for each output."""
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _MIDDLE = 8
-PT = {"format": "pt"}
 
 
 def write_packed(plain: Path, folder: Path, method: str) -> tuple[Path, Path]:
@@ -38,9 +37,8 @@ def write_packed(plain: Path, folder: Path, method: str) -> tuple[Path, Path]:
         ("unpacked", unpacked, {}),
     ):
         shutil.copytree(plain, folder / part)
-        save_file(
-            {name: np.ascontiguousarray(one) for name, one in tensors.items()}, folder / part / "model.safetensors", PT
-        )
+        arrays = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
+        save_file(arrays, folder / part / "model.safetensors", {"format": "pt"})
         (folder / part / "config.json").write_text(json.dumps(config | more))
         made.append(folder / part)
     return made[0], made[1]
